@@ -9,7 +9,7 @@ SUITES := bookworm trixie
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
 TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 ipset iptables iputils-ping kmod libc6-dev mmdebstrap nftables openssl podman procps ruby runc systemd-container user-mode-linux zsh
 
-.PHONY: bench chaos demo smoke test test-on test-packages ready check format lock wheel wheels .venv/wheels deb share clean help
+.PHONY: bench chaos demo junk smoke test test-on test-packages ready check format lock wheel wheels .venv/wheels deb share clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
@@ -17,6 +17,7 @@ help:
 	@echo "sudo make test-on SUITE=trixie   the tests on Debian 13, in a root of its own"
 	@echo "sudo make bench   ours beside BIRD, FRR and the reference plugins, in one run; BENCH='--only feed' chooses"
 	@echo "sudo make chaos SECONDS=1800   random faults on a lab until something does not hold; SEED=n replays"
+	@echo "sudo make junk ROUNDS=200   junk in one field of every kind of stored value, on a lab; SEED=n replays"
 	@echo "sudo make smoke   virtual machines, without KVM: all modes, a reboot, an upgrade, a drain, a removal"
 	@echo "     make check   style, types and layers alone"
 	@echo "     make format  format the code"
@@ -54,6 +55,10 @@ bench: .venv/ready
 chaos: .venv/ready
 	@.ci/apt-install $(RUN_PACKAGES) etcd-client nftables
 	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(MODE),--mode $(MODE))
+
+junk: .venv/ready
+	@.ci/apt-install $(RUN_PACKAGES)
+	@$(BIN)/python -m tests.chaos.junk_fields --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
 
 # QEMU without KVM, in namespaces of its own, which end with it; vagrant/README.md says how to do it with KVM.
 smoke: deb

@@ -1,387 +1,37 @@
-"""The agent: makes every part of one node and joins them; runs until it is told to stop.
+"""The agent's process: reads the settings, runs an agent until it is told to stop, begins again when asked to.
 
-Promises: one process, one event loop. Only wiring is here: which class implements a Protocol, which part is informed of
-which change. Stopping leaves the kernel as it is. A part that fails is run again and is a trouble until then; the
-others go on (agent/parts.py).
-Does not know: the rules of any part.
+Promises: one process, one event loop. Stopping leaves the kernel as it is.
+Does not know: what an agent is made of.
 """
 
 from __future__ import annotations
 
 import asyncio
 import faulthandler
-import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import ip_network
 from pathlib import Path
 
-import msgspec
 import structlog
 
-from agent import control
-from agent import log as logging
 from agent.clock import SystemClock
-from agent.cni.dependencies import Dependencies
-from agent.cni.endpoint_update import EndpointUpdate
-from agent.cni.leak_collector import LeakCollector
-from agent.cni.living_pods import LivingPods
-from agent.cni.pod.pod_network import NetlinkPodNetwork
-from agent.cni.put_back import PutBack
-from agent.cni.release_journal import ReleaseJournal
-from agent.cni.server import CniServer
-from agent.configuration.config import Config, ConfigError, accepted_prefixes, local_prefixes
-from agent.dataplane.desired.desired_tunnels import pod_mtu
-from agent.dataplane.desired_state_builder import DesiredStateBuilder
-from agent.dataplane.explain.route_queries import RouteQueries
-from agent.dataplane.filter_monitor import FilterMonitor
-from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
-from agent.dataplane.inputs.facts import FactSettings
-from agent.dataplane.inputs.underlay import UnderlayRoutes
-from agent.dataplane.kernel.dataplane_objects import Dataplane
-from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.reconciler import DesiredState, Reconciler
-from agent.datastore.etcd_settings import etcd_config
-from agent.datastore.own_values import OwnValues
-from agent.datastore.resources.resource_types import WorkloadEndpoint
-from agent.datastore.set_aside import SetAside
-from agent.datastore.state_cache import StateCache
-from agent.datastore.syncer import Syncer
+from agent.configuration.config import Config, ConfigError
 from agent.durable_files import sweep
-from agent.felix.kernel_rules import legacy_stamp, read_filter_remains
-from agent.felix.remains_watch import RemainsWatch
-from agent.log_stream import LogStream
-from agent.metrics import web
-from agent.metrics.exposition import Exposition
-from agent.metrics.monitor import LoopLag, pages
-from agent.metrics.pool_gauges import PoolGauges
+from agent.logging import log as logging
+from agent.logging.log_stream import LogStream
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import Address, Link, RouteKey
-from agent.node.machine import machine_id
-from agent.node.node_controller import NodeController
-from agent.node.node_resource import NodeResource
-from agent.parts import Parts
-from agent.peering.bgp_controller import BgpController
-from agent.peering.drain import DrainFile
-from agent.peering.nexthop_tracking import NexthopTracking
-from agent.peering.passwords import PasswordFiles
-from agent.service.readiness import Readiness
-from agent.service.sd_notify import Notifier
-from agent.service.settings_reload import SettingsReload
-from agent.service.start import agent_parser, checked_settings, take_agent_lock
-from agent.service.supervision import Supervision
-from agent.status import AgentStatus
-from ipam.allocation.allocator import Allocator
-from ipam.etcd.client import EtcdStore
-from ipam.model import HandleId, NodeName
-from ipam.selector import parse
-
-DEFAULT_MTU = 1500
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-YOUNG_OBJECTS, COLLECTIONS_BETWEEN = 50_000, (20, 50)
+from agent.node_agent import Agent
+from agent.service.start import (
+    agent_parser,
+    checked_settings,
+    spare_the_collector,
+    take_agent_lock,
+)
 
 log = structlog.get_logger()
-
-
-def fact_settings(config: Config) -> FactSettings:
-    """The settings that are facts."""
-    marks, kernel, workloads = config.routes, config.kernel, config.workloads
-    return FactSettings(
-        Ownership(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
-        open_forward=kernel.open_forward,
-        from_datastore=marks.source == "datastore",
-        tunnel_offload={"on": True, "off": False}.get(kernel.tunnel_offload),
-        local_prefixes=local_prefixes(config.bgp),
-        accepted_prefixes=accepted_prefixes(config.bgp),
-        filter_workloads=workloads.filter,
-        peers=parse(workloads.peers) if workloads.peers.strip() else None,
-        routers=parse(workloads.routers) if workloads.routers.strip() else None,
-    )
-
-
-class Agent:
-    """All parts of one node."""
-
-    def __init__(
-        self,
-        config: Config,
-        read: Callable[[], Config],
-        begin_again: Callable[[], object],
-        log_stream: LogStream,
-    ) -> None:
-        self._config = config
-        self.parts = Parts(log)
-        self.reload = SettingsReload(config, read, begin_again)
-        self._clock = SystemClock()
-        self._store = EtcdStore(etcd_config(config.etcd))
-        secrets, state_directory = Path(config.paths.secrets), Path(config.paths.state)
-        self._boot_id, self._pods = BOOT_ID.read_text().strip(), NetlinkPodNetwork()
-        self._living = LivingPods(Path(config.paths.run), self._boot_id, self._pods.exists)
-        self._living.load()
-        self._state = StateCache(NodeName(config.node_name), self._living)
-        settings = fact_settings(config)
-        self._kernel = NetlinkKernel(
-            nexthop_objects=config.kernel.nexthop_objects, offload=settings.tunnel_offload is not None
-        )
-        self._reconciler = Reconciler(
-            self._kernel,
-            self._desired_state,
-            self._clock,
-            log,
-            on_pass=self._after_pass,
-            ownership=settings.protocols,
-        )
-        trigger = self._reconciler.trigger
-        self._syncer = self._new_syncer(contents=settings.from_datastore)
-        self._own_values = OwnValues(self._store, self._state, self._in_sync)
-        self._allocator = self._new_allocator()
-        self._bgp = BgpController(
-            config.bgp, PasswordFiles(secrets), DrainFile(state_directory), self._clock, trigger
-        )
-        self._tracking = NexthopTracking(self._kernel, lambda: self._bgp.speaker, self._clock)
-        underlay = UnderlayRoutes(self._kernel, trigger)
-        self._datastore = DatastoreAddresses(config.etcd.endpoints, trigger)
-        datastore = self._datastore
-        self._desired = DesiredStateBuilder(
-            self._state, settings, self._bgp, underlay, self._in_sync, lambda: datastore.addresses
-        )
-        self._node_resource = self._new_node_resource(state_directory)
-        self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
-        self._lag = LoopLag(self._clock)
-        self._filter = FilterMonitor(self._kernel, self._reconciler.filter_state, log)
-        self._calico = RemainsWatch(read_filter_remains, legacy_stamp, self._clock, log)
-        self._status = self._agent_status(log_stream)
-        self._last_readiness = Readiness("the status cannot be read", passes=0)
-        self._exposition = Exposition(self._status.readings)
-        dependencies = self._cni_dependencies()
-        self._cni = CniServer(config.cni_socket, dependencies, ReleaseJournal(state_directory), self._clock)
-        self._collector = LeakCollector(dependencies, self._state, self._clock)
-        self._put_back = PutBack(
-            dependencies, self._state, self._may_write, self._clock, self._cni.locked, self._state_changed
-        )
-        self._endpoint_update = EndpointUpdate(
-            dependencies, self._state, self._cni.profiles, self._in_sync, self._clock, self._cni.locked
-        )
-        self._supervision = Supervision(
-            Notifier(os.environ, os.getpid()),
-            self._readiness,
-            trigger,
-            lambda: self.reload.wanted,
-            self._clock,
-        )
-
-    def _new_syncer(self, *, contents: bool) -> Syncer:
-        return Syncer(
-            self._store, self._state, self._state_changed, contents=contents, forget=self._went_back
-        )
-
-    def _new_allocator(self) -> Allocator:
-        return Allocator(
-            self._store,
-            self._clock.wall,
-            lambda: self._state.usable_pools,
-            in_use=self._in_use,
-            node=self._state.node,
-        )
-
-    def _new_node_resource(self, state_directory: Path) -> NodeResource:
-        config = self._config
-        return NodeResource(
-            self._store,
-            self._state,
-            self._allocator,
-            self._kernel,
-            config.node,
-            tuple(config.etcd.endpoints),
-            self._clock,
-            SetAside(state_directory),
-            mesh_ttl_security=config.bgp.mesh_ttl_security,
-            machine_id=machine_id(config.node.machine_id, state_directory),
-        )
-
-    def _agent_status(self, log_stream: LogStream) -> AgentStatus:
-        return AgentStatus(
-            self._state,
-            self._syncer,
-            self._store.channels,
-            self._clock,
-            self._node_resource,
-            self._bgp,
-            self._reconciler,
-            self.reload,
-            self._desired.facts,
-            self._lag.take,
-            self._clock.wall(),
-            PoolGauges(self._state.node),
-            self.parts.failures,
-            log_stream,
-            self._filter,
-            sources=(
-                self.parts.troubles,
-                self._state.unreadable.troubles,
-                self._own_values.troubles,
-                self._reconciler.troubles,
-                self._bgp.session_troubles,
-                log_stream.troubles,
-                lambda: self._cni.release_replay.troubles(),
-                self._desired.troubles,
-                self._bgp.refused,
-                self._filter.troubles,
-                self._syncer.troubles,
-                self._node_resource.troubles,
-                lambda: self._put_back.troubles(),
-                self._calico.troubles,
-                lambda: self._cni.profiles.troubles(),
-            ),
-        )
-
-    def _cni_dependencies(self) -> Dependencies:
-        return Dependencies(
-            allocator=self._allocator,
-            store=self._store,
-            node=self._state.node,
-            labels=lambda: self._node_resource.labels,
-            mtu=lambda: pod_mtu(self._desired.facts()) or DEFAULT_MTU,
-            not_ready=self._status.not_ready,
-            cached_endpoint=self._state.endpoint,
-            add_endpoint=self._add_endpoint,
-            remove_endpoint=self._remove_endpoint,
-            ignore_watch=lambda key: self._state.ignore_watch(key, self._state_changed),
-            wait_for_routes=self._wait_for_routes,
-            pods=self._pods,
-            living=self._living,
-            boot_id=self._boot_id,
-            cached_endpoints=lambda: self._state.endpoints,
-            limited=lambda: self._bgp.trouble,
-            dropped=self._calico.drops_new_pods,
-            count_call=self._exposition.answered,
-        )
-
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        found = (await self.parts.keep("start", self._kernel.routes)).values()
-        self._desired.inherit(found)
-        marks = self._config.routes
-        self._bgp.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in found)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for name, run in self._runs().items():
-                    group.create_task(self.parts.keep(name, run))
-                log.info("agent.started", node=self._state.node, restarting=self._bgp.restarting)
-        finally:
-            await self._bgp.close()
-            await self._store.close()
-
-    def _runs(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
-        """The long-running parts by name; each runs until cancelled, and may be run again after it failed."""
-        config, shown = self._config, pages(self._exposition, self._status.not_ready)
-        runs: dict[str, Callable[[], Awaitable[None]]] = {
-            "datastore": self._syncer.run,
-            "own values": self._own_values.run,
-            "kernel": self._reconciler.run,
-            "node": self._node.run,
-            "next hops": self._tracking.run,
-            "calico's remains": self._calico.run,
-            "cni": self._cni.run,
-            "leaks": self._collector.run,
-            "datastore addresses": self._datastore.run,
-            "living pods": self._put_back.run,
-            "endpoints": self._endpoint_update.run,
-            "supervision": self._supervision.run,
-            "lag": self._lag.run,
-            "filter counters": self._filter.run,
-            "control socket": lambda: control.serve(config.control_socket, self._answers()),
-            "metrics socket": lambda: web.on_socket(config.metrics_socket, shown),
-        }
-        if listen := config.metrics.listen:
-            runs["metrics port"] = lambda: web.on_tcp(listen, shown)
-        return runs
-
-    # -- which part is informed of which change ------------------------------------------------------------------------
-
-    def _in_sync(self) -> bool:
-        return self._may_write() and self._put_back.settled
-
-    def _in_use(self) -> Mapping[Address, HandleId]:
-        return {**self._living.in_use, **self._node_resource.tunnel_addresses}
-
-    def _may_write(self) -> bool:
-        return self._syncer.in_sync and self._node_resource.other_machine is None
-
-    def _readiness(self) -> Readiness:
-        """For the service manager; as it was while it cannot be read, for without a sign of life we are killed."""
-        with self.parts.outlived("status"):
-            self._last_readiness = self._status.readiness()
-        return self._last_readiness
-
-    def _state_changed(self) -> None:
-        self._reconciler.trigger()
-        self._node.trigger()
-        self._put_back.trigger()
-
-    def _went_back(self) -> None:
-        self._allocator.forget()
-        self._cni.profiles.forget()
-        self._put_back.look()
-
-    async def _desired_state(self, links: Mapping[str, Link]) -> DesiredState:
-        self._node.set_links(links)
-        if not self._syncer.knows_nodes or self._node_resource.other_machine is not None:
-            # Another machine's blocks, tunnels and peers are not to be here; what is here stays.
-            return DesiredState(Dataplane(), complete=False, bgp_complete=False)
-        return await self._desired.build(links)
-
-    def _after_pass(self) -> None:
-        if self._in_sync():
-            with self.parts.outlived("peering"):
-                facts = self._desired.facts()
-                self._bgp.reconcile(self._state, facts, self._reconciler.installed)
-                self._tracking.update(facts.links)
-
-    def _add_endpoint(self, endpoint: WorkloadEndpoint) -> None:
-        self._syncer.follow_endpoints(endpoint.metadata.namespace or "default")
-        self._state.add_endpoint(endpoint)
-        self._reconciler.trigger()
-
-    def _remove_endpoint(self, endpoint: WorkloadEndpoint) -> None:
-        self._state.remove_endpoint(endpoint)
-        self._reconciler.trigger_soon()
-
-    async def _wait_for_routes(self, addresses: Iterable[Address], timeout: float) -> None:
-        await self._reconciler.wait_for_routes(
-            [RouteKey(ip_network(address)) for address in addresses], timeout
-        )
-
-    def _answers(self) -> control.Answers:
-        bgp = self._bgp
-        queries = RouteQueries(
-            self._reconciler,
-            self._kernel,
-            self._state,
-            self._desired.facts,
-            lambda prefix: bgp.looking_glass.best_path_peer(prefix),
-        )
-        return {
-            "status": lambda: self._status.status(ready=self._supervision.ready),
-            "addresses": self._node_resource.address_report,
-            "config": lambda: msgspec.to_builtins(self._config),
-            "peers": lambda: bgp.looking_glass.peers(),
-            "peer": control.WithText(lambda word: bgp.looking_glass.peer(word)),
-            "paths": control.WithText(lambda question: bgp.looking_glass.paths(question)),
-            "living": self._put_back.report,
-            "drain": control.WithText(bgp.drain),
-            "undrain": bgp.undrain,
-            "leave": control.WithText(bgp.leave),
-            "reload": self.reload.reload,
-            "table": control.WithText(queries.table),
-            "plan": queries.plan,
-            "routes": lambda: [str(route) for route in self._reconciler.installed.values()],
-        }
 
 
 async def _until_signalled(config: Config, read: Callable[[], Config], log_stream: LogStream) -> bool:
@@ -403,17 +53,6 @@ async def _until_signalled(config: Config, read: Callable[[], Config], log_strea
     with suppress(asyncio.CancelledError):
         await agent.run()
     return agent.reload.wanted
-
-
-def spare_the_collector() -> None:
-    """Have the garbage collector look at what is new and leave what lives for ever.
-
-    A table of 100,000 routes is a million objects that are no garbage: with Python's own thresholds looking through
-    them again and again took half the time of learning them.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *COLLECTIONS_BETWEEN)
 
 
 def main() -> None:

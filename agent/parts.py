@@ -4,8 +4,8 @@ Strategy. What comes from outside should be caught where it is known what it mea
 errno, a stored value nobody thought of, or a mistake of ours, ends one run of one part: sessions, pods' calls and
 routes of all others go on, which a new process would not help, as it would read the same again.
 Promises: nothing that a part raises ends the agent or another part; it is run again after a wait that doubles from
-FIRST_WAIT_SECONDS to LONGEST_WAIT_SECONDS; said in the log when it comes and when it goes, with a traceback if it is a
-mistake; counted. Does not know: what a part does.
+FIRST_WAIT_SECONDS to LONGEST_WAIT_SECONDS; counted; a mistake's traceback is in the log.
+Does not know: what a part does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CALM_SECONDS = 30.0
 MOST_WHY = 300
 """Characters of a reason in a trouble."""
 OUTSIDE = (OSError, KernelError, IpamError)
-"""What the world may do: its own words say all. Anything else is a mistake of ours, and has its traceback logged."""
+"""What the world may do: its own words, in the trouble, say all. Anything else is a mistake of ours."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errnos of accept(2) after which asyncio waits for a second."""
 LISTENERS, CALLBACKS = "listeners", "callbacks"
@@ -118,9 +118,8 @@ class Parts:
         attempts = before.attempts + 1 if before is not None else 1
         self._failures[name] = _Failure(why, attempts)
         self._counts[name] += 1
-        if before is None or before.why != why:
-            more = {} if isinstance(cause, OUTSIDE) else {"exc_info": cause}
-            self._log.error("part.failed", part=name, why=why, **more)
+        if (before is None or before.why != why) and not isinstance(cause, OUTSIDE):
+            self._log.error("part.failed", part=name, why=why, exc_info=cause)
         wait: float = FIRST_WAIT_SECONDS * 2.0 ** min(attempts - 1, 16)
         return min(wait, LONGEST_WAIT_SECONDS)
 
@@ -129,7 +128,5 @@ class Parts:
 
     def _well(self, name: str) -> None:
         failure = self._failures.pop(name, None)
-        if failure is not None:
-            if failure.calm is not None:
-                failure.calm.cancel()
-            self._log.info("part.recovered", part=name, failures=failure.attempts)
+        if failure is not None and failure.calm is not None:
+            failure.calm.cancel()

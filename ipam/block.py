@@ -7,7 +7,7 @@ Does not know: other blocks, pools, the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -160,6 +160,28 @@ def is_past(stamp: str, moment: datetime) -> bool:
 def without_owner(block: Block) -> Block:
     """The block with no owner: what is allocated stays, and nobody assigns from it but by borrowing."""
     return replace(block, owner=None, owner_kind="host", claimed_at=None, sequence=block.sequence + 1)
+
+
+def with_node(block: Block, old: NodeName, new: NodeName, handles: Mapping[HandleId, HandleId]) -> Block:
+    """The block with another name for a node, as its owner and in what its allocations say of their users.
+
+    `handles` are those that bear the node's name, with what they are called from now on. The same block if it does not
+    know the node.
+    """
+
+    def renamed(item: Attributes) -> Attributes:
+        words = tuple(
+            (word, new if (word, value) == ("node", old) else value) for word, value in item.secondary
+        )
+        handle = handles.get(bare_handle(item.handle) or HandleId(""), item.handle)
+        return replace(item, handle=handle, secondary=words)
+
+    attributes = tuple(map(renamed, block.attributes))
+    is_owner = block.owner_kind == "host" and block.owner == old
+    if attributes == block.attributes and not is_owner:
+        return block
+    owner = new if is_owner else block.owner
+    return replace(block, attributes=attributes, owner=owner, sequence=block.sequence + 1)
 
 
 def allocations_of(block: Block, handle: HandleId) -> tuple[tuple[int, Attributes], ...]:

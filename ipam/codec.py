@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from ipaddress import ip_network
 from sys import intern
 from typing import Any
@@ -65,6 +66,23 @@ def _field(raw: Mapping[str, Any], name: str, kind: type, absent: Any = None) ->
     if type(value) is not kind:
         raise ValueError(f"{name}: expected {_TYPE_WORDS[kind]}, got {value!r}")
     return value
+
+
+def _moment(raw: Mapping[str, Any], name: str) -> str | None:
+    """A field that is a time of RFC 3339, with its zone, as Go writes it. Raises ValueError.
+
+    One that nobody can read would end a cooldown, or give a block to another node.
+    """
+    text: str | None = _field(raw, name, str)
+    if not text:
+        return text
+    try:
+        has_zone = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        has_zone = False
+    if not has_zone:
+        raise ValueError(f"{name}: {text!r} is no time, such as 2026-01-02T03:04:05Z")
+    return text
 
 
 _TYPE_WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
@@ -153,7 +171,7 @@ def _block(stored: Versioned) -> Block:
                 for ordinal, number in sequences.items()
             )
         ),
-        claimed_at=_field(raw, "affinity_claim_time", str),
+        claimed_at=_moment(raw, "affinity_claim_time"),
         other=_other(raw, BLOCK_FIELDS),
     )
 
@@ -187,7 +205,7 @@ def _attributes(raw: object) -> Attributes:
     return Attributes(
         HandleId(handle) if handle is not None else None,
         secondary,
-        _field(raw, "releasedAt", str),
+        _moment(raw, "releasedAt"),
         _other(raw, ATTRIBUTE_FIELDS),
     )
 
@@ -330,6 +348,8 @@ def _reservation(stored: Versioned) -> tuple[Prefix, ...]:
 
 
 def _reserved(text: object, name: str) -> Prefix | None:
+    if text is None:  # Go reads an empty text
+        return None
     if type(text) is not str:
         raise ValueError(f"{name}: expected a network, got {text!r}")
     try:

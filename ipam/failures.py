@@ -18,8 +18,16 @@ class StoreUnavailable(StoreError):
     """No answer from any endpoint within the deadline: a write may have happened, so read before repeating it."""
 
 
+class TakesNoWrites(StoreUnavailable):
+    """The datastore answers and reads, and carries out no write: its space is used up (NOSPACE), or it is damaged."""
+
+
 class StoreRefused(StoreError):
     """The datastore answered and said no: wrong password, no permission, a request it does not take."""
+
+
+class DatastoreLocked(StoreRefused):
+    """Somebody has locked the datastore: nothing was written, and nothing is until it is unlocked."""
 
 
 class AnswerTooLarge(StoreError):

@@ -7,10 +7,10 @@ Does not know: what stands under a key.
 
 from __future__ import annotations
 
-from ipaddress import IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 
 from ipam.address_text import text_of
-from ipam.model import HandleId, NodeName, Prefix
+from ipam.model import BLOCK_LENGTHS, Address, HandleId, NodeName, Prefix
 
 RESOURCES = "/calico/resources/v3/projectcalico.org/"
 IPAM = "/calico/ipam/v2/"
@@ -20,6 +20,14 @@ FENCE = "/tortie-fence"
 HANDLES = f"{IPAM}handle/"
 IPAM_CONFIG = f"{IPAM}config"
 RESERVATIONS = f"{RESOURCES}ipreservations/"
+TUNNEL_HANDLES = (
+    "ipip-tunnel-addr-",
+    "vxlan-tunnel-addr-",
+    "vxlan-v6-tunnel-addr-",
+    "wireguard-tunnel-addr-",
+    "wireguard-v6-tunnel-addr-",
+)
+"""How the handles of a node's tunnel addresses begin; its name follows."""
 
 
 def escaped(name: str) -> str:
@@ -87,6 +95,33 @@ def block_key(cidr: Prefix) -> str:
     return f"{block_prefix(cidr.version)}{_dashed(cidr)}"
 
 
+def block_keys_around(address: Address) -> tuple[str, ...]:
+    """The keys of all blocks that may hold an address, whatever pool they are of."""
+    network = IPv4Network if isinstance(address, IPv4Address) else IPv6Network
+    alone = network((int(address), address.max_prefixlen))
+    lengths = BLOCK_LENGTHS[address.version]
+    return tuple(block_key(alone.supernet(new_prefix=length)) for length in lengths)
+
+
+def overlapping_block_keys(cidr: Prefix) -> tuple[str, ...]:
+    """The keys of all blocks that lie around `cidr`, or inside of it and begin where it does, itself left out."""
+    return tuple(key for key in block_keys_around(cidr.network_address) if key != block_key(cidr))
+
+
+def inner_block_prefixes(cidr: Prefix) -> tuple[str, ...]:
+    """Prefixes below which all other blocks inside of a block lie: those of the same /24, or of the same /112.
+
+    Blocks beside it lie there too. A block that begins where `cidr` does has another text if it ends in zeros.
+    """
+    if isinstance(cidr, IPv4Network):
+        parts = [cidr] if cidr.prefixlen >= 24 else cidr.subnets(new_prefix=24)
+        dotted = (str(part.network_address).rpartition(".")[0] for part in parts)
+        return tuple(f"{block_prefix(4)}{text}." for text in dotted)
+    # Of a last group that is not zero the text before it is always the same.
+    other = type(cidr.network_address)(int(cidr.network_address) | 0xF000)
+    return (f"{block_prefix(6)}{text_of(other).rpartition(':')[0]}:",)
+
+
 def block_of_key(key: str) -> Prefix | None:
     """The CIDR of a block's key; None for any other key."""
     for version in (4, 6):
@@ -99,6 +134,11 @@ def block_of_key(key: str) -> Prefix | None:
 def affinity_prefix(node: NodeName, version: int) -> str:
     """The prefix of a node's claims on blocks of one IP version."""
     return f"{HOSTS}{escaped(node)}/ipv{version}/block/"
+
+
+def host_key(node: NodeName) -> str:
+    """The key by which older Calicos note that a node has addresses."""
+    return f"{HOSTS}{escaped(node)}"
 
 
 def affinity_key(node: NodeName, cidr: Prefix) -> str:
@@ -133,11 +173,16 @@ def affinity_of_key(key: str) -> tuple[NodeName, Prefix] | None:
 
 
 def handle_key(handle: HandleId) -> str:
-    """The key of a handle."""
-    return f"{HANDLES}{escaped(handle)}"
+    """The key of a handle, which Calico writes as it is: it escapes names of resources' keys alone, and so do we."""
+    return f"{HANDLES}{handle}"
+
+
+def tunnel_handles(node: NodeName) -> tuple[HandleId, ...]:
+    """The handles of a node's tunnel addresses."""
+    return tuple(HandleId(f"{start}{node}") for start in TUNNEL_HANDLES)
 
 
 def handle_of_key(key: str) -> HandleId | None:
     """The id of a handle's key; None for any other key."""
-    handle = HandleId(unescaped(key.removeprefix(HANDLES)))
+    handle = HandleId(key.removeprefix(HANDLES))
     return handle if handle and handle_key(handle) == key else None

@@ -55,6 +55,8 @@ class Pool:
     vxlan: EncapsulationMode = EncapsulationMode.NEVER
     nat_outgoing: bool = False
     node_selector: str = "all()"
+    namespace_selector: str = ""
+    """Which namespaces' pods get addresses without asking for the pool by name; empty: all."""
     disabled: bool = False
     disable_bgp_export: bool = False
     assignment_mode: AssignmentMode = AssignmentMode.AUTOMATIC
@@ -154,6 +156,17 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class Namespace:
+    """The namespace of a pod, for namespaceSelector."""
+
+    name: str = ""
+    """Empty: the addresses are for no pod of Kubernetes, and the labels are none, as in Calico."""
+    labels: tuple[tuple[str, str], ...] = ()
+    unknown: str = ""
+    """Set: why nobody knows the labels."""
+
+
+@dataclass(frozen=True, slots=True)
 class AddressRequest:
     """What a caller wants: so many addresses of each family for one handle on one node."""
 
@@ -164,8 +177,10 @@ class AddressRequest:
     use: Use = Use.WORKLOAD
     ipv4: int = 1
     ipv6: int = 0
-    pools: tuple[str, ...] = ()
-    """Names or CIDRs; where none is of a family, every pool of that family that selects the node."""
+    namespace: Namespace = Namespace()
+    ipv4_pools: tuple[str, ...] = ()
+    """Names or CIDRs of the pools to assign IPv4 addresses from, the first one first; empty: all that select."""
+    ipv6_pools: tuple[str, ...] = ()
     exact: tuple[Address, ...] = ()
     """Exactly these, or nothing; they count among those of their family."""
     secondary: tuple[tuple[str, str], ...] = ()
@@ -187,3 +202,12 @@ class PoolRecord:
     revision: int
     unreadable: str = ""
     """Set: why its present value cannot be read. It is what it was for routes, and no address is taken from it."""
+    withdrawn: str = ""
+    """Set: why nothing new is taken from it, by its own metadata and status: it is being deleted, not allocatable."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing new is taken from the pool, whoever asks; None: it may give addresses."""
+        if self.unreadable:
+            return f"cannot be read: {self.unreadable}"
+        return "is disabled" if self.pool.disabled else self.withdrawn or None

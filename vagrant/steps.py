@@ -31,7 +31,9 @@ StepFunction = Callable[[Scene], str]
 
 def status(scene: Scene, node: str) -> dict[str, object]:
     """What a node's agent says of itself."""
-    answer: dict[str, object] = json.loads(scene.machines.run(node, "tortie node status --json"))
+    answer: dict[str, object] = json.loads(
+        scene.machines.run(node, "tortie node status --json || test $? = 1")
+    )
     return answer
 
 

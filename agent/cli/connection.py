@@ -75,11 +75,17 @@ def ask_pages(
         question = {**question, "after": answer["last"]}
 
 
-def with_store(arguments: argparse.Namespace, work: Callable[[Store], Awaitable[T]]) -> T:
-    """What `work` returns, run with a connected store. Raises CommandFailed."""
+def with_store(
+    arguments: argparse.Namespace, work: Callable[[Store], Awaitable[T]], *, though_locked: bool = False
+) -> T:
+    """What `work` returns, run with a connected store, which writes while it is locked only if that is said.
+
+    Raises CommandFailed.
+    """
     import asyncio
 
     from agent.configuration.config import ConfigError
+    from agent.datastore.datastore_lock import LockableStore
     from agent.datastore.etcd_settings import etcd_config
     from ipam.etcd.client import EtcdStore
     from ipam.failures import IpamError, StoreUnavailable
@@ -89,7 +95,7 @@ def with_store(arguments: argparse.Namespace, work: Callable[[Store], Awaitable[
     async def run() -> T:
         store = EtcdStore(etcd_config(etcd))
         try:
-            return await work(store)
+            return await work(store if though_locked else LockableStore(store))
         finally:
             await store.close()
 

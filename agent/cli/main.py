@@ -40,7 +40,8 @@ examples:
 
 exit codes:
   0    done
-  1    refused or failed, with a sentence on standard error; `ipam check` also when it found something
+  1    refused or failed, with a sentence on standard error; `ipam check` also when it found something,
+       and `node status` when there is a trouble
   2    the command line itself is wrong
   130  interrupted
 `lab exec` ends as the command that it runs. Colour and progress are for terminals; NO_COLOR disables both.

@@ -8,6 +8,7 @@ Does not know: which command asks.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,7 @@ from agent.cli.connection import with_store
 from agent.cli.kind_tables import document, name_of
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resource_writer import ResourceWriter, WriteResult
+    from agent.datastore.writing.resource_writer import ResourceWriter, WriteResult
     from ipam.etcd.store import Store
 
 WRITTEN_FORMS = ("table", "yaml", "json", "name")
@@ -58,7 +59,7 @@ def counted(done: str, kinds: Sequence[str]) -> str:
 def carry_out(arguments: argparse.Namespace, changes: Sequence[Change], wording: Wording) -> None:
     """Do all changes, or none. Raises CommandFailed."""
     from agent.clock import SystemClock
-    from agent.datastore.resource_writer import ResourceWriter
+    from agent.datastore.writing.resource_writer import ResourceWriter
     from ipam.etcd.dry_run_store import DryRunStore
 
     async def work(store: Store) -> None:
@@ -102,8 +103,8 @@ async def _done(writer: ResourceWriter, changes: Sequence[Change], wording: Word
 
 async def _one(writer: ResourceWriter, change: Change, wording: Wording) -> WriteResult:
     """The outcome of one change. Raises CommandFailed, StoreError."""
-    from agent.datastore.resource_writer import Effect, Exists, NotFound, WriteResult
     from agent.datastore.resources.documents import InvalidDocument
+    from agent.datastore.writing.resource_writer import Effect, Exists, NotFound, WriteResult
     from ipam.failures import IpamError, StoreError
 
     try:
@@ -116,7 +117,15 @@ async def _one(writer: ResourceWriter, change: Change, wording: Wording) -> Writ
         raise CommandFailed(str(error)) from error
 
 
+def warn(sentence: str) -> None:
+    """Say something beside the report, which scripts may read."""
+    print(f"tortie: warning: {sentence}", file=sys.stderr)
+
+
 def _report(arguments: argparse.Namespace, outcomes: Sequence[WriteResult], wording: Wording) -> None:
+    for outcome in outcomes:
+        for sentence in outcome.warnings:
+            warn(sentence)
     if arguments.output == "name":
         print("\n".join(name_of(outcome.kind, outcome.name) for outcome in outcomes))
         return
@@ -129,6 +138,8 @@ def _report(arguments: argparse.Namespace, outcomes: Sequence[WriteResult], word
             f"{outcome.kind} {outcome.name} {outcome.effect.value}{' (dry run)' if arguments.dry_run else ''}"
         )
         for sentence in outcome.changed if arguments.dry_run and outcome.effect.value == "configured" else ():
+            print(f"  {sentence}")
+        for sentence in outcome.notes:
             print(f"  {sentence}")
     if arguments.dry_run:
         print("dry run: nothing was written")

@@ -62,7 +62,7 @@ class Attachment:
     mtu: int
     addresses: tuple[Address, ...]
     container_id: str = ""
-    """Written on the host's side (its alias), by which a late DEL of an older container is known from this one's."""
+    """Written on the host's side (`alias_of`), by which a late DEL of an older container is known from this one's."""
     forwarding: bool | None = None
     """Whether the pod forwards packets; None leaves the kernel's default."""
 
@@ -99,6 +99,16 @@ def host_interface_of(
     else:
         name = container_id
     return WORKLOAD_PREFIX + _hashed(name if usual else f"{name}.{interface}")[:HASH_LENGTH]
+
+
+def alias_of(container_id: str, interface: str) -> str:
+    """What is written on the host's side: whose it is, whatever its name and whatever later calls say."""
+    return container_id if interface == USUAL_INTERFACE else f"{container_id} {interface}"
+
+
+def lock_name(request: Request) -> str:
+    """What calls for one interface of a container wait for, whatever their other arguments; no device's name."""
+    return f"{request.container_id}/{request.interface}"
 
 
 def handle(request: Request) -> HandleId:

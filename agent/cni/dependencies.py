@@ -15,11 +15,12 @@ from agent.cni.attachment import Attachment, NoNamespace
 from agent.cni.differences import PodState
 from agent.cni.living_pods import LivingPods
 from agent.cni.plugin.options import CniError, Code
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.store import Store
-from ipam.failures import IpamError, Refused, StoreUnavailable
+from ipam.failures import IpamError, Refused, StoreUnavailable, TakesNoWrites
 from ipam.model import Address, NodeName
 
 
@@ -52,6 +53,10 @@ class PodNetwork(Protocol):
         """
         ...
 
+    async def devices_of(self, container_id: str, interface: str) -> tuple[str, ...]:
+        """The host sides on which this attachment is written, whatever their names. Raises KernelError."""
+        ...
+
     async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
         """Both ends of the pair as the kernel has them. Raises NoNamespace, KernelError."""
         ...
@@ -65,6 +70,7 @@ class Dependencies:
     store: Store
     node: NodeName
     labels: Callable[[], tuple[tuple[str, str], ...]]
+    namespaces: NamespaceLabels
     mtu: Callable[[], int]
     not_ready: Callable[[], str | None]
     """None, or why no pod can be attached now."""
@@ -119,6 +125,8 @@ def translated_errors(what: str = "") -> Iterator[None]:
         raise CniError(Code.BAD_NAMESPACE, f"{what}{error}") from error
     except (KernelError, TimeoutError) as error:
         raise CniError(Code.IO_FAILURE, f"{what}{error}") from error
+    except TakesNoWrites as error:
+        raise CniError(Code.TRY_AGAIN, str(error)) from error
     except StoreUnavailable as error:
         raise CniError(Code.TRY_AGAIN, f"the datastore is away: {error}") from error
     except Refused as error:

@@ -37,6 +37,8 @@ class PodState:
 
     inside: Device | None = None
     host: Device | None = None
+    paired: bool = False
+    """Whether the two are the ends of one pair."""
     addresses: frozenset[Address] = frozenset()
     routes: tuple[Route, ...] = ()
     """The routes of the pod's main table, both families."""
@@ -70,6 +72,27 @@ def differences(
     yield from _inside(request, stored, state)
 
 
+def out_of_place(interface: str, stored: WorkloadEndpoint, state: PodState) -> Iterator[str]:
+    """What keeps a pod's interface from carrying packets; nothing where a second ADD finds what the first one made.
+
+    Less than CHECK asks: a plugin behind us may have changed MAC and MTU, and Calico's pods have no neighbour entries.
+    """
+    device = stored.spec.interface_name
+    if state.host is None or state.inside is None:
+        yield f"{device} is not there" if state.host is None else f"{interface} is not in the pod"
+        return
+    if not state.paired:
+        yield f"{interface} is not the other end of {device}"
+    if not (state.host.up and state.inside.up):
+        yield f"{device if not state.host.up else interface} is down"
+    if missing := frozenset(stored.addresses) - state.addresses:
+        yield f"{interface} does not have the address {_listed(missing)}"
+    destinations = {route.key.destination for route in state.routes if route.device == interface}
+    for address in stored.addresses:
+        if (EVERYWHERE if address.version == 4 else EVERYWHERE_6) not in destinations:
+            yield f"the pod has no default route of IPv{address.version} on {interface}"
+
+
 def _stored(request: Request, stored: WorkloadEndpoint, held: frozenset[Address]) -> Iterator[str]:
     addresses = frozenset(stored.addresses)
     if held != addresses:
@@ -89,6 +112,8 @@ def _host(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iterat
         return
     if not state.host.up:
         yield f"{name} is down"
+    if state.inside is not None and not state.paired:
+        yield f"{request.interface} is not the other end of {name}"
     if state.host.mac != HOST_MAC:
         yield f"{name} has MAC {state.host.mac}, not {HOST_MAC}"
     if state.inside is not None and state.inside.mtu != state.host.mtu:

@@ -1,17 +1,18 @@
 """What the datastore holds of an attachment, in one transaction: addresses under its handle, and its endpoint.
 
-Promises: a release that the datastore does not take soon is written down in the journal before it is answered for; one
-that the datastore gets twice is done once. An ADD does not wait for a datastore that does not even answer a small
-question, but does wait for one that is only slow.
+Promises: a release that the datastore does not take soon is written down in the journal before it is answered for, in
+the words of the ADD that made it; one that the datastore gets twice is done once. An ADD does not wait for a datastore
+that does not even answer a small question, but does wait for one that is only slow.
 Does not know: devices, namespaces, which verb asks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -19,9 +20,10 @@ import structlog
 from agent.clock import Clock
 from agent.cni.attachment import handle, namespace, retention, secondary_attributes, stored_name, workload
 from agent.cni.dependencies import Dependencies, translated_errors
+from agent.cni.gc import says_other_network
 from agent.cni.living_pods import Record
 from agent.cni.plugin.options import CniError, Code
-from agent.cni.plugin.spec import Request
+from agent.cni.plugin.spec import IPAM_TYPE, PLUGIN_TYPE, Request, Verb
 from agent.cni.release_journal import JournalFull, Release, ReleaseJournal
 from agent.datastore.network_profiles import NetworkProfiles
 from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, with_revision
@@ -145,14 +147,23 @@ class EndpointStore:
             handle=handle(request),
             node=self._dependencies.node,
             labels=self._dependencies.labels(),
-            pools=request.options.pools,
+            ipv4_pools=request.options.ipv4_pools,
+            ipv6_pools=request.options.ipv6_pools,
             ipv4=int(request.options.ipv4),
             ipv6=int(request.options.ipv6),
             exact=request.options.exact,
             secondary=self._attributes(request),
             retained_for=kept.handle if kept is not None else None,
         )
-        return asyncio.ensure_future(self._dependencies.allocator.assign(wanted, piggyback))
+        return asyncio.ensure_future(self._assign(request, wanted, piggyback))
+
+    async def _assign(
+        self, request: Request, wanted: AddressRequest, piggyback: Piggyback | None
+    ) -> tuple[Assignment, ...]:
+        pod = request.kubernetes_pod
+        if pod is not None:  # another's labels are none, as in Calico
+            wanted = replace(wanted, namespace=await self._dependencies.namespaces.of(pod[0]))
+        return await self._dependencies.allocator.assign(wanted, piggyback)
 
     async def ensure_profile(self, request: Request) -> None:
         """Have the profile that the endpoint names be there. Known to be, it costs nothing; a failure is a trouble."""
@@ -222,7 +233,7 @@ class EndpointStore:
             return NO_WRITES
         key = self.key(request)
         guard = Unchanged(key, found.revision)
-        ours = found.endpoint is not None and found.endpoint.spec.container_id == request.container_id
+        ours = found.endpoint is not None and is_ours(found.endpoint, request)
         return PiggybackedWrites((guard,), (Delete(key),) if ours else ())
 
     # -- what this machine knows without the datastore ---------------------------------------------------------------
@@ -242,16 +253,24 @@ class EndpointStore:
 
     def forget(self, request: Request) -> None:
         """An attachment is gone."""
-        self._dependencies.living.remove(handle(request))
+        living = self._dependencies.living
+        living.remove(handle(request))
+        for record in living.of_attachment(request.container_id, request.interface):
+            if (
+                record.endpoint is not None
+                and not request.addresses_only
+                and is_ours(record.endpoint, request)
+            ):
+                living.remove(record.handle)  # Calico's, whose network is not known by its profiles
 
     def _attributes(self, request: Request) -> tuple[tuple[str, str], ...]:
         stamp = self._clock.wall().strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC")
         return secondary_attributes(request, self._dependencies.node, stamp, self._dependencies.boot_id)
 
     async def release_or_record(
-        self, request: Request, release: Release, answer: Callable[[], None], reading: Reading | None = None
+        self, request: Request, answer: Callable[[], None], reading: Reading | None = None
     ) -> None:
-        """Release; when that takes longer than a runtime should wait, write `release` down first.
+        """Release; when that takes longer than a runtime should wait, write it down first.
 
         `answer` is called as soon as it is done or durable. Raises CniError when it can be neither.
         """
@@ -262,22 +281,32 @@ class EndpointStore:
             if not releasing.done():
                 self._unresponsive = True
                 with suppress(CniError):  # a full disk: then the answer waits for the datastore
-                    recorded = self._record(release, "the datastore has not answered yet")
+                    recorded = self._record(request)
                     answer()
             why = await releasing
         except asyncio.CancelledError:
             releasing.cancel()
             if recorded is None:
                 with suppress(CniError):
-                    self._record(release, "interrupted")
+                    self._record(request)
+            _log_recorded(request, "interrupted")
             raise
         if why is None:
             self._unresponsive = False
             if recorded is not None:
                 self._take_off(recorded)
-        elif recorded is None:
-            self._record(release, why)
+        else:
+            if recorded is None:
+                self._record(request)
+            _log_recorded(request, why)  # not before: most that are late are done a moment later
         answer()
+
+    def record(self, request: Request) -> None:
+        """Write a release down that had no answer: whatever comes next for the attachment carries it out first."""
+        try:
+            self._record(request)
+        except CniError as error:
+            log.warning("cni.release_unrecorded", container=request.container_id, why=error.message)
 
     async def _try_release(self, request: Request, reading: Reading | None) -> str | None:
         """None when the datastore has taken the release, else why that is not known."""
@@ -296,10 +325,32 @@ class EndpointStore:
         except OSError as error:  # carried out again it finds nothing to release
             log.warning("cni.release_stays", file=str(recorded), why=str(error))
 
-    def _record(self, release: Release, why: str) -> Path:
+    def _record(self, request: Request) -> Path:
         try:
-            path = self._journal.record(release, int(self._clock.wall().timestamp() * 1e9))
+            return self._journal.record(as_release(request), int(self._clock.wall().timestamp() * 1e9))
         except (JournalFull, OSError) as error:
             raise CniError(Code.TRY_AGAIN, f"the release cannot be written down: {error}") from error
-        log.warning("cni.release_recorded", container=release.environment["CNI_CONTAINERID"], why=why)
-        return path
+
+
+def is_ours(endpoint: WorkloadEndpoint, request: Request) -> bool:
+    """Whether an endpoint is of the request's container, and of no other network by its own word."""
+    same = endpoint.spec.container_id == request.container_id
+    return same and not says_other_network(endpoint, request.network)
+
+
+def as_release(request: Request) -> Release:
+    """A DEL as a runtime would send it: no more of the configuration than it takes, for that may hold secrets."""
+    words = {"K8S_POD_NAMESPACE": request.namespace, "K8S_POD_NAME": request.pod}
+    environment = {
+        "CNI_COMMAND": Verb.DEL.value,
+        "CNI_CONTAINERID": request.container_id,
+        "CNI_IFNAME": request.interface,
+        "CNI_NETNS": request.netns,
+        "CNI_ARGS": ";".join(f"{name}={value}" for name, value in words.items() if value is not None),
+    }
+    kind = {"type": "", "ipam": {"type": IPAM_TYPE}} if request.addresses_only else {"type": PLUGIN_TYPE}
+    return Release(environment, json.dumps({"cniVersion": request.version, "name": request.network, **kind}))
+
+
+def _log_recorded(request: Request, why: str) -> None:
+    log.warning("cni.release_recorded", container=request.container_id, why=why)

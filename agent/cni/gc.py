@@ -1,26 +1,27 @@
-"""GC: what this node still holds for attachments of a network that no runtime knows any more.
+"""What this node holds of attachments that are to go, each as a DEL in the words of the ADD that made it.
 
-Promises: pure; only this node's, only this network's, and only what says so itself: an endpoint by its network, an
-allocation by the words that ADD recorded with it. Does not know: how a thing is freed.
+GC asks for those of a network that no runtime knows any more, DEL and ADD for all that one interface of a container
+has. Promises: pure; only this node's. GC gets only its network's, and only what says so itself: an endpoint by its
+network, an allocation by the words that ADD recorded with it. Does not know: how a thing is freed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from agent.cni.attachment import attachment_of
-from agent.cni.plugin.spec import Request, Verb
-from agent.datastore.resources.endpoint_form import is_of_network
+from agent.cni.plugin.spec import NO_OPTIONS, Request, Verb
+from agent.datastore.resources.endpoint_form import KUBERNETES, NETWORK_ANNOTATION, is_of_network
 from agent.datastore.resources.resource_types import WorkloadEndpoint
-from ipam.model import Attributes, Block, NodeName
+from ipam.model import Attributes, Block, HandleId, NodeName
 
 
 def garbage(
     request: Request, node: NodeName, endpoints: Iterable[WorkloadEndpoint], blocks: Iterable[Block]
 ) -> tuple[Request, ...]:
     """A DEL for each attachment that is not in `request.valid`; one each, however many traces it left."""
-    found = [_of_endpoint(request, endpoint) for endpoint in endpoints]
+    found = [_of_network(request, endpoint) for endpoint in endpoints]
     found += [
         _of_allocation(request, node, allocation) for block in blocks for allocation in block.attributes
     ]
@@ -31,12 +32,53 @@ def garbage(
     return tuple(releases.values())
 
 
-def _of_endpoint(request: Request, endpoint: WorkloadEndpoint) -> Request | None:
-    spec = endpoint.spec
+def left_by(request: Request, endpoints: Iterable[WorkloadEndpoint]) -> tuple[Request, ...]:
+    """A DEL for each endpoint of the request's interface, whatever pod and network the request names."""
+    attachment = (request.container_id, request.interface)
+    found = (endpoint for endpoint in endpoints if _attachment(endpoint) == attachment)
+    return _distinct(_of_endpoint(request, endpoint) for endpoint in found)
+
+
+def addresses_left_by(
+    request: Request, allocations: Iterable[tuple[HandleId, Mapping[str, str]]]
+) -> tuple[Request, ...]:
+    """The same of addresses alone: for each handle, by the words that ADD recorded."""
+    attachment = (request.container_id, request.interface)
+    found = (
+        _release(
+            replace(request, network=words["network"]), attachment, words.get("namespace"), words.get("pod")
+        )
+        for handle, words in allocations
+        if attachment_of(words, handle) == attachment
+    )
+    return _distinct(found)
+
+
+def _distinct(found: Iterable[Request]) -> tuple[Request, ...]:
+    return tuple({(one.network, one.namespace, one.pod): one for one in found}.values())
+
+
+def says_other_network(endpoint: WorkloadEndpoint, network: str) -> bool:
+    """Whether an endpoint says itself that it is another network's; Calico's and older agents' do not say."""
+    said = (endpoint.metadata.annotations or {}).get(NETWORK_ANNOTATION)
+    return said is not None and said != network
+
+
+def _attachment(endpoint: WorkloadEndpoint) -> tuple[str, str]:
+    return endpoint.spec.container_id or "", endpoint.spec.endpoint
+
+
+def _of_endpoint(request: Request, endpoint: WorkloadEndpoint) -> Request:
+    spec, said = endpoint.spec, (endpoint.metadata.annotations or {}).get(NETWORK_ANNOTATION)
+    named = (endpoint.metadata.namespace, spec.pod or spec.workload)
+    pod = named if spec.orchestrator == KUBERNETES else (None, None)
+    return _release(replace(request, network=said or request.network), _attachment(endpoint), *pod)
+
+
+def _of_network(request: Request, endpoint: WorkloadEndpoint) -> Request | None:
     if request.addresses_only or not is_of_network(endpoint, request.network):
         return None
-    pod = (endpoint.metadata.namespace, spec.pod) if spec.orchestrator == "k8s" else (None, None)
-    return _release(request, (spec.container_id or "", spec.endpoint), *pod)
+    return _of_endpoint(request, endpoint)
 
 
 def _of_allocation(request: Request, node: NodeName, attributes: Attributes) -> Request | None:
@@ -52,7 +94,7 @@ def _of_allocation(request: Request, node: NodeName, attributes: Attributes) -> 
 def _release(
     request: Request, attachment: tuple[str, str], namespace: str | None, pod: str | None
 ) -> Request:
-    """GC's own request, made a DEL of one (container id, interface)."""
+    """The request made a DEL of one (container id, interface)."""
     container, interface = attachment
     return replace(
         request,
@@ -61,5 +103,7 @@ def _release(
         interface=interface,
         namespace=namespace,
         pod=pod,
+        options=NO_OPTIONS,
+        previous=None,
         valid=frozenset(),
     )

@@ -1,10 +1,10 @@
 """Frees what runtimes forgot: an address is released only with proof that its pod is gone, and the proof is logged.
 
-Addresses retained for a name are freed when their time is over.
-Endpoints without a device go with what is left of their addresses, so that none stays for ever.
+Addresses retained for a name are freed when their time is over. Endpoints without a device go with what is left of
+their addresses, so that none stays for ever. This node's claims that were left unfinished are ended.
 Promises: two looks with a pause between them must agree (ipam.check.leak_proof); address and endpoint go in one
 transaction, guarded by the endpoint's revision; a datastore that is away, and whatever is uncertain, frees
-nothing. A block that cannot be read is left alone, and keeps no other from its look.
+nothing. What cannot be read or released is left alone, and keeps no other from its look.
 Does not know: what proves a leak, CNI.
 """
 
@@ -25,13 +25,14 @@ from agent.datastore.state_cache import StateCache, own_blocks
 from agent.datastore.storage_layout import key_of
 from ipam import block as blocks
 from ipam.allocation.release import guarded_address
+from ipam.allocation.stale_claims import end_stale_claims, unfinished_claims
 from ipam.allocation.sticky import is_retained, is_retention_over
 from ipam.allocation.transaction import PiggybackedWrites, read_block
 from ipam.check.leak_proof import PAUSE_SECONDS, Observation, prove_leak
 from ipam.etcd.store import Delete, Unchanged
-from ipam.failures import Conflict, IpamError, Unreadable
+from ipam.failures import Conflict, IpamError, Malformed, Unreadable
 from ipam.keys import block_key
-from ipam.model import Address, Attributes, Block, HandleId, NodeName
+from ipam.model import Address, Affinity, Attributes, Block, HandleId, NodeName, Prefix
 
 ROUND_SECONDS = 300.0
 """Between two rounds when nothing is suspected; a suspect is looked at again as soon as it may be proved."""
@@ -53,11 +54,15 @@ class LeakCollector:
         """The earlier look at each allocation that seemed abandoned."""
         self._orphans: dict[Address, Observation] = {}
         """The earlier look at each endpoint without a device, by its first address."""
+        self._unfinished: dict[Prefix, tuple[Affinity, int]] = {}
+        """The claims that were not confirmed at an earlier look, that was long enough ago."""
+        self._unfinished_at = -PAUSE_SECONDS
 
     async def run(self) -> None:
         """Look at this node's allocations in rounds, until cancelled."""
         while True:
-            wait = PAUSE_SECONDS if self._first or self._orphans else ROUND_SECONDS
+            is_due = self._first or self._orphans or self._unfinished
+            wait = PAUSE_SECONDS if is_due else ROUND_SECONDS
             await asyncio.sleep(
                 wait * random.uniform(1.0, 1.1) if self._dependencies.not_ready() is None else 1.0
             )
@@ -83,13 +88,26 @@ class LeakCollector:
                 earlier = self._first.get(look.address)
                 evidence = prove_leak(earlier, look) if earlier is not None else None
                 if evidence is not None and look.handle is not None:
-                    await self._free(look.address, look.handle, evidence)
+                    if not await self._is_freed(look.address, look.handle, evidence):
+                        suspects[look.address] = look
                 elif earlier is not None and earlier.allocation == look.allocation:
                     suspects[look.address] = earlier
                 else:
                     suspects[look.address] = look
         self._first = suspects
         await self._collect_orphans()
+        await self._end_stale_claims()
+
+    async def _end_stale_claims(self) -> None:
+        """Compare this node's unfinished claims with those of a look long enough ago. Raises StoreError."""
+        now = self._clock.now()
+        if now - self._unfinished_at < PAUSE_SECONDS:
+            return
+        store = self._dependencies.store
+        unfinished = await unfinished_claims(store, self._dependencies.node)
+        for sentence in await end_stale_claims(store, self._unfinished, unfinished):
+            log.warning("garbage.claim_ended", evidence=sentence)
+        self._unfinished, self._unfinished_at = unfinished, now
 
     async def _collect_orphans(self) -> None:
         """One look at each endpoint of this node without a device; one that is proved an orphan goes.
@@ -101,15 +119,20 @@ class LeakCollector:
         for endpoint in found[:MOST_ORPHANS]:
             if endpoint.addresses[0] in self._first:
                 continue  # its allocation is looked at, and the endpoint goes with that
-            assigned = await self._dependencies.allocator.allocations(handle_of_endpoint(endpoint))
+            try:
+                assigned = await self._dependencies.allocator.allocations(handle_of_endpoint(endpoint))
+            except Unreadable as error:  # nobody knows what it holds; the others go on
+                log.info("garbage.not_looked_at", endpoint=endpoint.metadata.name, why=str(error))
+                continue
             look = self._look_at_endpoint(endpoint, assigned)
             earlier = self._orphans.get(look.address)
             evidence = prove_leak(earlier, look) if earlier is not None else None
             if evidence is not None and look.handle is not None:
-                await self._free(look.address, look.handle, f"endpoint {endpoint.metadata.name}: {evidence}")
-            else:
-                same = earlier is not None and earlier.allocation == look.allocation
-                suspects[look.address] = earlier if same and earlier is not None else look
+                named = f"endpoint {endpoint.metadata.name}: {evidence}"
+                if await self._is_freed(look.address, look.handle, named):
+                    continue
+            same = earlier is not None and earlier.allocation == look.allocation
+            suspects[look.address] = earlier if same and earlier is not None else look
         self._orphans = suspects
 
     def _is_deserted(self, endpoint: WorkloadEndpoint) -> bool:
@@ -145,7 +168,7 @@ class LeakCollector:
         for ordinal, attributes in blocks.allocated(block):
             if is_retention_over(attributes, now):
                 over = guarded_address(block, ordinal, attributes)
-                with suppress(Conflict):  # its name came back for it in the same moment
+                with suppress(Conflict, Malformed):  # its name came back for it, or its handle cannot be read
                     await self._dependencies.allocator.release_addresses([over])
                     log.info("sticky.expired", address=str(over.address), name=attributes.handle)
 
@@ -194,9 +217,18 @@ class LeakCollector:
             if address in endpoint.addresses and handle_of_endpoint(endpoint) != handle:
                 return f"endpoint {endpoint.metadata.name}"
         for name, node in self._cluster.nodes.items():
-            if address in (node.ipip_address, node.vxlan_address):
+            if address in (node.ipip_address, node.vxlan_address, node.vxlan6_address):
                 return f"node {name}"
         return None
+
+    async def _is_freed(self, address: Address, handle: HandleId, evidence: str) -> bool:
+        """Free an address; no, if it was written meanwhile, or what it needs cannot be read. Raises StoreError."""
+        try:
+            await self._free(address, handle, evidence)
+        except (Conflict, Malformed) as error:
+            log.warning("garbage.not_freed", address=str(address), why=str(error))
+            return False
+        return True
 
     async def _free(self, address: Address, handle: HandleId, evidence: str) -> None:
         found = self._cluster.find_endpoint(
@@ -204,10 +236,11 @@ class LeakCollector:
         )
         piggyback = PiggybackedWrites()
         if found is not None:
-            key, endpoint = found
+            key = found[0]
             stored = await self._dependencies.store.get(key)
             if stored is not None:
                 piggyback = PiggybackedWrites((Unchanged(key, stored.revision),), (Delete(key),))
-            self._dependencies.remove_endpoint(endpoint)
         await self._dependencies.allocator.release_handle(handle, piggyback)
+        if found is not None:
+            self._dependencies.remove_endpoint(found[1])
         log.warning("garbage.freed", evidence=evidence)

@@ -4,14 +4,16 @@ A record says all that the datastore held of the attachment: endpoint, handle, a
 empty datastore does not know it any more; by the record its route stands, nobody else is given its address, and it is
 written back. A pod lives while its device is there (for addresses alone: the namespace's path), of this boot, and no
 DEL has come for it.
-Promises: a record ends with the boot that made it, so it lies in the run directory, in memory: nothing waits for a disk
-that others write to, and what a power loss takes has no pod. One that cannot be written is a trouble, and no pod waits
-for it. Bounded: at most MOST_RECORDS files are read.
+Promises: a record is this machine's, whatever the node was called when it was made: one that was renamed knows its pods
+under its new name. It ends with the boot that made it, so it lies in the run directory, in memory: nothing waits for a
+disk that others write to, and what a power loss takes has no pod. One that cannot be written is a
+trouble until it could be, and no pod waits for it. Bounded: at most MOST_RECORDS files are read.
 Does not know: the datastore, who writes what back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,17 +25,19 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from agent.cni.attachment import handle_of_endpoint
-from agent.datastore.resources.endpoint_form import network_of
+from agent.cni.attachment import attachment_of, handle_of_endpoint
+from agent.datastore.resources.endpoint_form import network_of, on_node
 from agent.datastore.resources.resource_types import WorkloadEndpoint, with_revision
 from agent.datastore.storage_layout import key_of
 from agent.trouble import Trouble, TroubleKind
 from ipam.address_text import text_of
-from ipam.model import Address, HandleId
+from ipam.model import Address, HandleId, NodeName
 
 MOST_RECORDS = 10_000
 """More pods than any kernel's neighbour tables take."""
 MOST_BYTES = 64 << 10
+REWRITE_SECONDS, MOST_REWRITTEN = 0.4, 64
+"""How often what could not be written is tried again, and how many of them at once."""
 SUFFIX = ".json"
 
 log = structlog.get_logger()
@@ -70,6 +74,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """The attributes by name."""
         return dict(self.attributes)
 
+    def on_node(self, node: NodeName) -> Record:
+        """The same attachment on this machine under another name."""
+        if self.words.get("node", node) == node and (
+            self.endpoint is None or self.endpoint.spec.node == node
+        ):
+            return self
+        words = {**self.words, "node": node}
+        endpoint = on_node(self.endpoint, node) if self.endpoint is not None else None
+        return msgspec.structs.replace(self, attributes=tuple(sorted(words.items())), endpoint=endpoint)
+
+    @property
+    def attachment(self) -> tuple[str, str] | None:
+        """(container id, interface) that it is of; None when it does not say."""
+        if self.endpoint is not None:
+            return self.endpoint.spec.container_id or "", self.endpoint.spec.endpoint
+        return attachment_of(self.words, self.handle)
+
     @property
     def name(self) -> str:
         """The pod or the container, for people."""
@@ -96,14 +117,18 @@ def record_of_endpoint(endpoint: WorkloadEndpoint, boot_id: str) -> Record:
 class LivingPods:
     """All records of one machine; a shell that owns their directory."""
 
-    def __init__(self, run: Path, boot_id: str, has_device: Callable[[str], bool]) -> None:
-        """`has_device` says whether a device of this name is there."""
+    def __init__(
+        self, run: Path, boot_id: str, has_device: Callable[[str], bool], node: NodeName | None = None
+    ) -> None:
+        """`has_device` says whether a device of this name is there; `node` is what this machine is called now."""
+        self._node = node
         self._directory = run / "attachments"
         self._boot_id = boot_id
         self._has_device = has_device
         self._records: dict[HandleId, Record] = {}
         self._by_key: dict[str, Record] = {}
         self._of_device: dict[str, Record] = {}
+        self._of_attachment: dict[tuple[str, str] | None, dict[HandleId, Record]] = {}
         self._in_use: dict[Address, HandleId] = {}
         self._unwritten: dict[HandleId, str] = {}
         """Attachments whose file could not be written -> why."""
@@ -125,7 +150,7 @@ class LivingPods:
                 with suppress(OSError):
                     entry.unlink()
             else:
-                self._keep(record)
+                self._keep(record.on_node(self._node) if self._node is not None else record)
 
     def _read(self, path: Path) -> Record | None:
         try:
@@ -156,6 +181,18 @@ class LivingPods:
         """The record of the living pod under an endpoint's etcd key; None if none lives there."""
         record = self._by_key.get(key)
         return record if record is not None and self._lives(record) else None
+
+    def of_handle(self, handle: HandleId) -> Record | None:
+        """The record of the living attachment that holds a handle's addresses; None if none lives."""
+        return self._records.get(handle) if handle in self else None
+
+    def of_device(self, device: str) -> Record | None:
+        """The record of the attachment that has a device, living or not; None if nobody is known to have it."""
+        return self._of_device.get(device)
+
+    def of_attachment(self, container_id: str, interface: str) -> tuple[Record, ...]:
+        """The records of one interface of a container, living or not, whatever their networks and pods."""
+        return tuple(self._of_attachment.get((container_id, interface), {}).values())
 
     def endpoint(self, key: str) -> WorkloadEndpoint | None:
         """The endpoint of the living pod under an etcd key; None if none lives there."""
@@ -189,12 +226,19 @@ class LivingPods:
         if older is not None and older.handle != record.handle:
             self.remove(older.handle)  # another container of the same pod had the device before
         self._keep(record)
-        path = self._path(record.handle)
+        self._write(record)
+
+    async def run(self) -> None:
+        """Write down again what could not be written, until cancelled."""
+        while True:
+            await asyncio.sleep(REWRITE_SECONDS)
+            for handle in [*self._unwritten][:MOST_REWRITTEN]:
+                self._write(self._records[handle])
+
+    def _write(self, record: Record) -> None:
         try:
-            _put(path, msgspec.json.encode(record))
+            _put(self._path(record.handle), msgspec.json.encode(record))
         except (OSError, ValueError) as error:  # a full disk; a text that is no Unicode
-            if not self._unwritten:
-                log.error("cni.record_unwritten", file=str(path), why=str(error))
             self._unwritten[record.handle] = str(error)
         else:
             self._unwritten.pop(record.handle, None)
@@ -202,6 +246,7 @@ class LivingPods:
     def _keep(self, record: Record) -> None:
         self.forget(record.handle)
         self._records[record.handle] = record
+        self._of_attachment.setdefault(record.attachment, {})[record.handle] = record
         if record.key is not None and record.device is not None:
             self._by_key[record.key] = self._of_device[record.device] = record
         self._in_use |= dict.fromkeys(record.addresses, record.handle)
@@ -212,6 +257,10 @@ class LivingPods:
         if record is None:
             return
         self._unwritten.pop(handle, None)
+        others = self._of_attachment[record.attachment]
+        del others[handle]
+        if not others:
+            del self._of_attachment[record.attachment]
         if self._by_key.get(record.key or "") is record:
             del self._by_key[record.key or ""]
         if self._of_device.get(record.device or "") is record:
@@ -247,7 +296,7 @@ class LivingPods:
         """That records could not be written."""
         for why in islice(self._unwritten.values(), 1):
             yield Trouble(
-                TroubleKind.DATASTORE,
+                TroubleKind.JOURNAL,
                 str(self._directory),
                 f"{len(self._unwritten)} attachments could not be written down: {why}",
                 "an older backup of etcd would not know these pods after a restart of the agent",

@@ -1,5 +1,6 @@
 """Writes back what the datastore does not know of the pods that live here: an older or emptied one was put in place.
 
+A node whose blocks somebody released while it lives is such a case.
 Promises: by the guarded transactions of an ADD, so nothing that others wrote meanwhile is overwritten; an address that
 somebody else holds stays theirs and is a trouble, unless the holder was a pod of this node that is gone. A few pods at
 a time, each while no call works on its attachment; one look at all of them costs a handful of reads. An endpoint that
@@ -24,13 +25,13 @@ from agent.datastore.network_profiles import RFC_3339
 from agent.datastore.recovery import Loss, is_deliberate
 from agent.datastore.resources.endpoint_form import in_form, network_of
 from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
-from agent.datastore.state_cache import StateCache
+from agent.datastore.state_cache import StateCache, own_blocks
 from agent.trouble import Trouble, TroubleKind
 from ipam import block as blocks
 from ipam.allocation.transaction import NO_WRITES, PiggybackedWrites
 from ipam.etcd.store import Put, Unchanged
 from ipam.failures import AddressInUse, IpamError
-from ipam.model import Address, AddressRequest, Assignment, Attributes, HandleId
+from ipam.model import Address, AddressRequest, Assignment, Attributes, HandleId, NodeName, Prefix
 
 ROUND_SECONDS = 60.0
 """All living pods are looked for in the datastore this often, whatever happened."""
@@ -42,7 +43,6 @@ PAUSE_SECONDS = 0.02
 """Between two such groups."""
 SETTLE_SECONDS = 10.0
 """The longest that a start waits for the first look, and for what it wrote to be seen."""
-MOST_LOGGED = 10
 
 log = structlog.get_logger()
 
@@ -58,11 +58,15 @@ class PutBack:
         clock: Clock,
         locked: Callable[[str], AbstractAsyncContextManager[None]],
         settled: Callable[[], None] = lambda: None,
+        predecessor: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`may_write` says whether the datastore was read and is this node's; `locked` keeps CNI calls away.
 
-        `settled` is called when the first look is over.
+        `settled` is called when the first look is over. `predecessor` names the node that this machine was before it
+        was renamed, if its pods still stand in the datastore under that name: then nothing is written back.
         """
+        self._predecessor = predecessor
+        self._renamed_at: float | None = None
         self._on_settled = settled
         self._dependencies = dependencies
         self._living = dependencies.living
@@ -77,6 +81,8 @@ class PutBack:
         self._settled_at = clock.now() + SETTLE_SECONDS
         self._claimed: set[str] = set()
         """Blocks of the first look's writes, until the watch has reported their claims."""
+        self._owned: tuple[Mapping[Prefix, NodeName], frozenset[Prefix]] = ({}, frozenset())
+        """All claims, and this node's, when the datastore changed the last time."""
 
     @property
     def settled(self) -> bool:
@@ -86,9 +92,17 @@ class PutBack:
         return (self._looked and not self._claimed) or self._clock.now() > self._settled_at
 
     def trigger(self) -> None:
-        """The datastore changed: look soon, if a living pod is lost."""
-        if self._cluster.lost or self._refused or not self._looked:
+        """The datastore changed: look soon, if a living pod is lost, or a block of this node was given away."""
+        if self._has_lost_a_block() or self._cluster.lost or self._refused or not self._looked:
             self._trigger.set()
+
+    def _has_lost_a_block(self) -> bool:
+        claims, before = self._owned
+        if (now := self._cluster.block_owners) is claims:
+            return False
+        owned = own_blocks(now, self._dependencies.node)
+        self._owned = now, owned
+        return bool(before - owned)
 
     def look(self) -> None:
         """The datastore is older than it was, or another one: look at everything."""
@@ -125,6 +139,8 @@ class PutBack:
         )
         losses = dict(self._cluster.lost)
         wanted = [record for record in records.values() if record.handle in absent or record.key in losses]
+        if self._is_being_renamed():
+            wanted = []
         for handle in self._refused.keys() - {record.handle for record in wanted}:
             del self._refused[handle]
         if wanted:
@@ -137,6 +153,13 @@ class PutBack:
         if not self._looked:
             self._looked = True
             self._on_settled()
+
+    def _is_being_renamed(self) -> bool:
+        """Whether this machine's pods stand under another name, or did a moment ago: watches are not in step."""
+        now = self._clock.now()
+        if self._predecessor() is not None:
+            self._renamed_at = now
+        return self._renamed_at is not None and now - self._renamed_at < RETRY_SECONDS
 
     async def _settle(self, record: Record, losses: Mapping[str, Loss], *, allocated: bool) -> None:
         async with self._locked(_interface_of(record)):
@@ -152,10 +175,7 @@ class PutBack:
             try:
                 done = await self._write(record, loss)
             except IpamError as error:
-                known = self._refused.get(record.handle)
                 self._refused[record.handle] = record, str(error)
-                if known is None and len(self._refused) <= MOST_LOGGED:
-                    log.error("restore.refused", pod=record.name, why=str(error))
                 return
         self._refused.pop(record.handle, None)
         if not self._looked:

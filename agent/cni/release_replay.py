@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import host_interface
+from agent.cni.attachment import lock_name
 from agent.cni.dependencies import Dependencies
 from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError
@@ -35,6 +35,8 @@ from agent.trouble import Trouble, TroubleKind
 
 REPLAY_SECONDS = 2.0
 """How often the journal is looked at: a shim may have written while no agent was there."""
+LOOKS_AT_DIRECTORY = 5
+"""Between two looks at the releases."""
 ATTEMPTS = 3
 """Of a release that fails in a way that nobody foresaw, until it is set aside; and until any failure is a trouble."""
 MOST_REMEMBERED = 1000
@@ -54,7 +56,7 @@ class ReleaseReplay:
         clock: Clock,
         locked: Callable[[str], AbstractAsyncContextManager[None]],
     ) -> None:
-        """`locked` keeps the calls for one host interface from each other."""
+        """`locked` keeps the calls for one interface of a container from each other."""
         self._dependencies = dependencies
         self._journal = journal
         self._verbs = verbs
@@ -73,7 +75,9 @@ class ReleaseReplay:
         """Replay until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(REPLAY_SECONDS)
+            for _ in range(LOOKS_AT_DIRECTORY):
+                await asyncio.sleep(REPLAY_SECONDS / LOOKS_AT_DIRECTORY)
+                self._look_at_directory()
 
     async def look(self) -> None:
         """One look at everything that lies there; whatever is wrong is told, and nothing is raised."""
@@ -87,15 +91,13 @@ class ReleaseReplay:
         ) as error:  # a fault of ours is no reason to stop, and to stop again after the restart
             log.exception("cni.replay_broken")
             broken = f"{type(error).__name__}: {error}"
-        if broken is not None and broken != self._broken:
-            log.error("cni.journal_broken", directory=str(self._journal.directory), why=broken)
-        elif broken is None and self._broken is not None:
-            log.info("cni.journal_mended", directory=str(self._journal.directory))
         self._broken = broken
+        self._look_at_directory()
+
+    def _look_at_directory(self) -> None:
+        """Whether anything could be written there, and what is put aside in it."""
         self._unwritable = self._journal.unwritable()
-        before, self._refused = self._refused, self._journal.refused()
-        if before.count and not self._refused.count:
-            log.info("cni.refused_releases_gone", directory=str(self._journal.directory))
+        self._refused = self._journal.refused()
 
     async def replay(self) -> None:
         """One look at the journal; what fails is passed over. Raises OSError."""
@@ -116,14 +118,14 @@ class ReleaseReplay:
 
     async def _replay_one(self, name: str) -> None:
         path = self._journal.path(name)
-        request = self._request(path)
+        request = self.recorded(path)
         if request is None:
             return
         if self._dependencies.not_ready() is not None:
             if len(self._playable) < MOST_AT_ONCE:
                 self._playable.add(name)
             return
-        async with self._locked(host_interface(request)):
+        async with self._locked(lock_name(request)):
             if not os.path.lexists(path):
                 return  # an ADD of the same container has carried it out first
             try:
@@ -149,7 +151,7 @@ class ReleaseReplay:
             self._failing.pop(path.name, None)
             log.info("cni.release_replayed", container=request.container_id)
 
-    def _request(self, path: Path) -> Request | None:
+    def recorded(self, path: Path) -> Request | None:
         """What a file asks for; None when it is gone, unreadable now, or no DEL: then it is set aside."""
         try:
             release = self._journal.read(path)

@@ -1,6 +1,7 @@
 """Answers the shims: one connection, one call. The shell around the verbs.
 
-Promises: a call is bounded in size and time; calls for one interface wait for each other, all others run side by side;
+Promises: a call is bounded in size and time; calls for one interface of a container wait for each other, whatever else
+they name, and so do those for one host interface; all others run side by side;
 whatever goes wrong is answered in the specification's form, what nobody foresaw with code 999, and ends no other call.
 Does not know: what a verb does, how a release that was written down is carried out.
 
@@ -18,14 +19,14 @@ from pathlib import Path
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import host_interface
+from agent.cni.attachment import lock_name
 from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.endpoint_store import USUAL_WAITS, EndpointStore, Waits
 from agent.cni.gc import garbage
 from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import MOST_STDIN_BYTES, Request, Verb
-from agent.cni.release_journal import Release, ReleaseJournal
+from agent.cni.release_journal import ReleaseJournal
 from agent.cni.release_replay import ReleaseReplay
 from agent.cni.results import render_error, render_versions
 from agent.cni.verbs import Verbs
@@ -44,6 +45,8 @@ BOUNDS = Bounds(question_bytes=MOST_CALL_BYTES, questions_bytes=64 << 20, connec
 FREED_AT_ONCE = 16
 """Attachments that GC frees side by side."""
 MOST_FAILURES_NAMED = 10
+MOST_LOGGED = 1000
+"""Keys of networks' configurations."""
 
 log = structlog.get_logger()
 
@@ -65,10 +68,15 @@ class CniServer:
         self._clock = clock
         self.profiles = NetworkProfiles(dependencies.store, clock)
         self._store = EndpointStore(dependencies, journal, self.profiles, clock, waits)
-        self._verbs = Verbs(dependencies, self._store, clock)
+        self._verbs = Verbs(dependencies, self._store, clock, self.locked)
         self.release_replay = ReleaseReplay(dependencies, journal, self._verbs, clock, self.locked)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-        """Host interface -> its lock and how many hold or await it."""
+        """Host interface, or interface of a container -> its lock and how many hold or await it.
+
+        Whoever takes both takes the container's first.
+        """
+        self._logged: set[tuple[str, str]] = set()
+        """Network and key of its configuration that is not followed, once said."""
         self._calls = 0
         self._deleting: set[asyncio.Task[None]] = set()
         """DELs under way, which may have been answered already."""
@@ -96,13 +104,14 @@ class CniServer:
         began, code = self._clock.now(), 0
         try:
             request = spec.parse(environment, stdin)
+            self._log_ignored(request)
             if request.verb is Verb.VERSION:
                 return 0, render_versions(request.version)
             if self._calls >= MOST_CALLS:
                 raise CniError(Code.TRY_AGAIN, f"{MOST_CALLS} calls are under way already; try again")
             self._calls += 1
             try:
-                return 0, await self._answer(request, _release(environment, stdin))
+                return 0, await self._answer(request)
             finally:
                 self._calls -= 1
         except CniError as error:
@@ -116,35 +125,44 @@ class CniServer:
         finally:
             self._dependencies.count_call(_verb_of(environment), code, self._clock.now() - began)
 
-    async def _answer(self, request: Request, release: Release) -> bytes:
+    def _log_ignored(self, request: Request) -> None:
+        """Say of each key of a network's configuration that is not followed, once."""
+        for ignored in request.ignored:
+            if (known := (request.network, ignored.key)) not in self._logged and len(
+                self._logged
+            ) < MOST_LOGGED:
+                self._logged.add(known)
+                log.warning("cni.key_ignored", network=request.network, key=ignored.key, why=ignored.why)
+
+    async def _answer(self, request: Request) -> bytes:
         """Carry a call out: what the plugin prints. Raises CniError."""
         if request.verb is Verb.STATUS:
             await self._status()
         elif request.verb is Verb.GC:
             await self._collect(request)
         elif request.verb is Verb.DEL:
-            await self._begin_delete(request, release)
+            await self._begin_delete(request)
         else:
-            async with self.locked(host_interface(request)):
+            async with self.locked(lock_name(request)):
                 if request.verb is Verb.ADD:
-                    return await self._answer_add(request, release)
+                    return await self._answer_add(request)
                 await self._verbs.check(request)
         return b""
 
-    async def _answer_add(self, request: Request, release: Release) -> bytes:
+    async def _answer_add(self, request: Request) -> bytes:
         """The result of an ADD, after the releases of the same attachment that were written down. Raises CniError."""
         try:
             for path in await self._journal.pending_of(request.container_id, request.interface):
                 # Carried out later, it would hit what is now made.
                 self._dependencies.require_ready()
-                await self._verbs.carry_out(request)
+                await self._verbs.carry_out(self.release_replay.recorded(path) or request)
                 self._journal.done(path)
         except OSError as error:
             why = f"a release of this container may be written down, and the journal does not work: {error}"
             raise CniError(Code.TRY_AGAIN, why) from error
-        return await self._verbs.add(request, release)
+        return await self._verbs.add(request)
 
-    async def _begin_delete(self, request: Request, release: Release) -> None:
+    async def _begin_delete(self, request: Request) -> None:
         """Returns when the runtime may be answered; the interface stays locked until the release has ended."""
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -153,8 +171,8 @@ class CniServer:
                 answered.set_result(None)
 
         async def work() -> None:
-            async with self.locked(host_interface(request)):
-                await self._verbs.delete(request, release, answer)
+            async with self.locked(lock_name(request)):
+                await self._verbs.delete(request, answer)
 
         def ended(task: asyncio.Task[None]) -> None:
             self._deleting.discard(task)
@@ -171,7 +189,7 @@ class CniServer:
 
     @asynccontextmanager
     async def locked(self, interface: str) -> AsyncIterator[None]:
-        """Calls for one host interface wait for each other; a lock that nobody holds or awaits is dropped."""
+        """Calls for one interface wait for each other; a lock that nobody holds or awaits is dropped."""
         lock, users = self._locks.get(interface, (asyncio.Lock(), 0))
         self._locks[interface] = (lock, users + 1)
         try:
@@ -213,8 +231,8 @@ class CniServer:
 
         async def free(release: Request) -> None:
             try:
-                async with free_slots, self.locked(host_interface(release)):
-                    await self._verbs.carry_out(release)
+                async with free_slots, self.locked(lock_name(release)):
+                    await self._verbs.carry_out(release, alone=True)
             except CniError as error:
                 failures.append(f"{release.container_id} {release.interface}: {error.message}")
             except Exception as error:
@@ -243,9 +261,3 @@ def _unforeseen(error: Exception) -> CniError:
 
 def _refusal(why: str, code: Code = Code.TRY_AGAIN) -> bytes:
     return b"1" + render_error(CniError(code, why), spec.DEFAULT_VERSION)
-
-
-def _release(environment: Mapping[str, str], stdin: bytes) -> Release:
-    """The call as a DEL, for later. What begins with CNI_ is all it needs; the rest may hold anything."""
-    kept = {name: environment[name] for name in sorted(environment) if name.startswith("CNI_")}
-    return Release({**kept, "CNI_COMMAND": Verb.DEL.value}, stdin.decode(errors="replace"))

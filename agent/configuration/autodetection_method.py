@@ -1,5 +1,7 @@
 """How a node's address is chosen, in the words of Calico's IP_AUTODETECTION_METHOD.
 
+Its expressions are not anchored there, so they are not here: `eth` matches eth0 and veth1, `^eth0$` eth0 alone.
+
 Promises: pure; a wrong word is one sentence. Does not know: interfaces, routes.
 """
 

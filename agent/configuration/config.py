@@ -37,12 +37,15 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     """Empty: the host name in lower case."""
     address: str = ""
-    """`address/length` on the underlay. Empty: found by `method`."""
+    """`address/length` on the underlay. Empty: found by `method`; `none`: the node has IPv6 alone."""
     method: str = "route"
     """How it is found: `route` (the source of the kernel's route to the datastore; where that is here, the first
-    address beside it), `first-found`, `can-reach=HOST`, `interface=REGEX`, `skip-interface=REGEX`, `cidr=CIDR,...`."""
+    address beside it), `first-found`, `can-reach=HOST`, `interface=REGEX,...`, `skip-interface=REGEX,...`,
+    `cidr=CIDR,...`. As in Calico a REGEX may match anywhere in the name: `^eth0$` is eth0 alone. What the Node resource
+    has already stays while an interface bears it."""
     address6: str = ""
-    """The IPv6 address with its length. Empty: found as soon as there is an IPv6 pool; `none`: never."""
+    """The IPv6 address with its length. Empty: found as soon as there is an IPv6 pool, or where there is no IPv4
+    address; `none`: never."""
     method6: str = "route"
     """How the IPv6 address is found, in the words of `method`."""
     machine_id: str = ""
@@ -276,7 +279,9 @@ def _check_node(node: NodeSettings) -> None:
             parse_method(text)
         except ValueError as error:
             raise ConfigError(f"node.{key}: {error}") from None
-    if node.address:
+    if node.address == node.address6 == "none":
+        raise ConfigError("node.address: none, as node.address6 is; a node needs an address")
+    if node.address not in ("", "none"):
         _check_address(
             "node.address", node.address, IPv4Interface, "an IPv4 address with a length, such as 10.0.0.5/24"
         )
@@ -286,12 +291,24 @@ def _check_node(node: NodeSettings) -> None:
         )
 
 
+def is_host_address(interface: IPv4Interface | IPv6Interface) -> bool:
+    """Whether a machine can have this address with this length.
+
+    Of an IPv4 subnet the last address is everybody's, but for the two of a /31 (RFC 3021) and the one of a /32; IPv6
+    knows no such address.
+    """
+    address, network = interface.ip, interface.network
+    if address.is_unspecified or address.is_multicast:
+        return False
+    has_broadcast = network.version == 4 and network.prefixlen < network.max_prefixlen - 1
+    return not (has_broadcast and address == network.broadcast_address)
+
+
 def _check_address(key: str, text: str, read: type[IPv4Interface | IPv6Interface], expected: str) -> None:
     """`172.26.5.10/20`: a host's address with the length of its subnet. Raises ConfigError."""
     try:
         interface = read(text)
     except ValueError:
         raise ConfigError(f"{key}: {text!r} is not {expected}") from None
-    is_no_host = interface.ip.is_unspecified or interface.ip == interface.network.broadcast_address
-    if "/" not in text or is_no_host:
+    if "/" not in text or not is_host_address(interface):
         raise ConfigError(f"{key}: {text!r} must be a host's address with the length of its subnet")

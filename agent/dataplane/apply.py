@@ -26,6 +26,9 @@ Objects = Mapping[Any, Any]
 Send = Callable[[Sequence[Any]], Awaitable[tuple[Refusal, ...]]]
 Step = tuple[Verb, Any]
 """What is done, and with which value."""
+TUNNEL_SECONDS, LACKING_SECONDS = 0.4, 10.0
+"""The longest wait of a tunnel: nobody says when the program that has its port ends, and there are three of them. A
+module that is loaded makes a link, and is noticed by that."""
 OBJECTS_PER_PART = 2000
 """Some 20 ms of the loop."""
 
@@ -63,7 +66,7 @@ class Applier:
         """What was refused on this link is worth a try, and what may have been in the way went with it."""
         for key, failure in self.retries.failures.items():
             verb, value = failure.step
-            if verb is Verb.ADD or getattr(value, "device", None) == name:
+            if verb is Verb.ADD or key[0] is Kind.TUNNEL or getattr(value, "device", None) == name:
                 self.retries.retry_now(key)
 
     async def put(self, kind: ObjectKind[Any, Any], delta: Delta[Any, Any]) -> int:
@@ -180,9 +183,8 @@ class Applier:
         return refused
 
     def _note_refused(self, key: ObjectKey, refusal: Refusal, step: Step) -> None:
-        known = self.retries.failures.get(key)
-        if known is None or known.why != refusal.why:
-            name = key[0].name.lower()
-            self._log.warning("kernel.refused", kind=name, what=str(key[1]), why=refusal.why)
-        self.retries.failed(key, refusal.why, self._clock.now(), step)
+        most = None
+        if key[0] is Kind.TUNNEL:  # each try without the module has the kernel look for it: that is a process
+            most = LACKING_SECONDS if refusal.permanent else TUNNEL_SECONDS
+        self.retries.failed(key, refusal.why, self._clock.now(), step, most)
         self._pending.add(key)

@@ -12,24 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
-import structlog
-
 from agent.dataplane.cooperative import run_cooperatively
 from agent.dataplane.desired.admissible_prefixes import AdmissiblePrefixes
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.desired.desired_state import DesiredObjects
-from agent.dataplane.inputs.facts import Facts, FactSettings, RefusedClaim
+from agent.dataplane.desired.route_producers import NoRoute
+from agent.dataplane.inputs.facts import Facts, FactSettings
 from agent.dataplane.inputs.gather import Gatherer
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kinds.states import DesiredState, is_pod
 from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import Address, Link, Route, RouteKey
 from agent.trouble import Trouble, TroubleKind
+from ipam.model import NodeName
 
 MOST_NAMED = 20
-"""Refused claims that are named one by one, in troubles and in the log of one pass; the rest is counted."""
-
-log = structlog.get_logger()
+"""Refused claims that are named one by one; the rest is counted."""
 
 
 class BgpRoutes(Protocol):
@@ -66,8 +64,13 @@ class DesiredStateBuilder:
         underlay: UnderlayRoutes,
         in_sync: Callable[[], bool],
         datastore: Callable[[], frozenset[Address]] = frozenset,
+        without_bgp: Callable[[], frozenset[NodeName]] = frozenset,
     ) -> None:
-        """`in_sync` says whether the datastore was read as a whole, `datastore` which addresses it has."""
+        """`in_sync` says whether the datastore was read as a whole, `datastore` which addresses it has.
+
+        `without_bgp` answers the nodes of which BGP says nothing here; the same object while they are the same.
+        """
+        self._without_bgp = without_bgp
         self._state = state
         self._gatherer = Gatherer(state)
         self._settings = settings
@@ -78,8 +81,6 @@ class DesiredStateBuilder:
         self._links: Mapping[str, Link] = {}
         self._earlier: Mapping[RouteKey, str] = {}
         self._admissible = AdmissiblePrefixes()
-        self._reported: frozenset[RefusedClaim] = frozenset()
-        """The refused claims that the log has."""
         self._routes = DesiredRoutes()
         self._objects = DesiredObjects()
 
@@ -95,12 +96,17 @@ class DesiredStateBuilder:
             underlay.gateways,
             self._datastore(),
             self._earlier,
+            self._without_bgp(),
         )
         return self._admissible.admit(found)
 
     def inherit(self, routes: Iterable[Route]) -> None:
         """These routes were in the kernel when the agent started."""
         self._earlier = {route.key: str(route.device) for route in routes if is_pod(route)}
+
+    def without(self) -> Iterator[tuple[RouteKey, NoRoute]]:
+        """The prefixes that other machines have and to which no route is desired, and why."""
+        return self._routes.without()
 
     def troubles(self) -> Iterator[Trouble]:
         """What the datastore says and this node does not do; nothing before the pools are known."""
@@ -115,22 +121,10 @@ class DesiredStateBuilder:
             more = f"{len(refused) - MOST_NAMED} more prefixes of the datastore are refused"
             yield Trouble(TroubleKind.PREFIX, "", more)
 
-    def _report(self, refused: tuple[RefusedClaim, ...]) -> None:
-        now = frozenset(refused)
-        for one in [one for one in refused if one not in self._reported][:MOST_NAMED]:
-            log.warning(
-                "prefix.refused", key=one.key, prefix=str(one.prefix or ""), why=one.why, stands=one.stands
-            )
-        for one in sorted(self._reported - now, key=lambda one: (one.key, str(one.prefix)))[:MOST_NAMED]:
-            log.info("prefix.no_longer_refused", key=one.key, prefix=str(one.prefix or ""))
-        self._reported = now
-
     async def build(self, links: Mapping[str, Link]) -> DesiredState:
         """What the kernel should hold with these links, of the facts at the call."""
         self._links = links
         facts = self.facts()
-        if self._in_sync() and (facts.refused or self._reported):
-            self._report(facts.refused)
         # Without the parent interface no route to another node follows, though all of them are still right: it has no
         # address for a moment, or the node was given another address that the interface does not have yet.
         complete, converged = self._in_sync() and facts.parent is not None, self._bgp.converged

@@ -15,6 +15,8 @@ from agent.dataplane.kernel.protocol import Kernel, LinkChanged
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Link
 
+MOST_REMEMBERED = 8192
+"""Names of links that have gone, with their indexes."""
 MOST_ONE_BY_ONE = 16
 """More invalid links than these are read with all others: one dump costs less."""
 
@@ -28,6 +30,15 @@ class LinkCache:
         """By name, as last read."""
         self._all_invalid = True
         self._invalid: set[str] = set()
+        self._indexes: dict[str, int] = {}
+        """The index that each name had last, those of links that have gone included."""
+
+    def now_named(self, name: str) -> str | None:
+        """The name that a link has now that was last seen by this one; None: it is gone, or has it still."""
+        index = self._indexes.get(name)
+        if index is None or name in self.links:
+            return None
+        return next((other for other, link in self.links.items() if link.index == index), None)
 
     def invalidate(self, name: str, index: int | None = None) -> None:
         """Something happened to the link of this name, and to the one of this index, if it had another name before.
@@ -47,7 +58,7 @@ class LinkCache:
         known = self.links.get(event.name)
         if known is None or self._all_invalid or event.name in self._invalid:
             return False
-        return not event.gone and replace(known, addresses=()) == event.seen
+        return not event.gone and replace(known, addresses=(), flagged=()) == event.seen
 
     async def read(self) -> frozenset[str] | None:
         """Read what is invalid; the names of those that are not as they were, None: any may be. Raises KernelError."""
@@ -57,6 +68,7 @@ class LinkCache:
         try:
             if every:
                 self.links = await self._kernel.links()
+                self._remember(self.links)
                 return None
             return self._adopt({name: await self._kernel.link(name) for name in sorted(invalid)})
         except (KernelError, asyncio.CancelledError):
@@ -69,4 +81,10 @@ class LinkCache:
         if different:
             others = {name: link for name, link in self.links.items() if name not in different}
             self.links = others | {name: link for name, link in different.items() if link is not None}
+            self._remember({name: self.links[name] for name in different if name in self.links})
         return frozenset(different)
+
+    def _remember(self, links: Mapping[str, Link]) -> None:
+        self._indexes.update((name, link.index) for name, link in links.items())
+        if len(self._indexes) > MOST_REMEMBERED + len(self.links):
+            self._indexes = {name: link.index for name, link in self.links.items()}

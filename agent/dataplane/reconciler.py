@@ -173,7 +173,23 @@ class Reconciler:
             if key not in self._actual.routes  # the other route has another metric, or another prefix
         }
         waiting = {**self._plan.waiting, **above}
-        return RouteSnapshot(self._desired, self._actual, self._ownership, waiting, refused)
+        others = tuple(
+            (kind, key, failure.why) for (kind, key), failure in failures.items() if kind is not Kind.ROUTE
+        )
+        return RouteSnapshot(
+            self._desired,
+            self._actual,
+            self._ownership,
+            waiting,
+            refused,
+            self._plan.conflicts,
+            others,
+            self._computed,
+        )
+
+    def now_named(self, device: str) -> str | None:
+        """The name that a link has now that was last seen by this one; None: it is gone, or has it still."""
+        return self._links.now_named(device)
 
     async def wait_for_routes(self, keys: Iterable[RouteKey], timeout: float) -> None:
         """Wait until the kernel holds the desired route at each key, at least for one whole pass.

@@ -39,11 +39,14 @@ class Retries(Generic[K]):
     most_seconds: float = MOST_SECONDS
     _failures: dict[K, Failure] = field(default_factory=dict)
 
-    def failed(self, key: K, why: str, now: float, step: object = None) -> None:
-        """Note a refusal; the next try of this step waits twice as long as the last one did."""
+    def failed(
+        self, key: K, why: str, now: float, step: object = None, most_seconds: float | None = None
+    ) -> None:
+        """Note a refusal; the next try of this step waits twice as long as the last one did, up to `most_seconds`."""
         before = self._failures.get(key)
         attempts = 1 if before is None else before.attempts + 1
-        wait = min(self.most_seconds, self.first_seconds * 2 ** min(attempts - 1, MOST_DOUBLINGS))
+        most = self.most_seconds if most_seconds is None else most_seconds
+        wait = min(most, self.first_seconds * 2 ** min(attempts - 1, MOST_DOUBLINGS))
         self._failures[key] = Failure(attempts, now + wait, why, step)
 
     def succeeded(self, key: K) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 
-import structlog
-
 from agent.clock import Clock
 from agent.datastore.resources.endpoint_form import profile, profile_key
 from agent.trouble import Trouble, TroubleKind
@@ -21,8 +19,6 @@ from ipam.failures import IpamError
 MOST_NETWORKS = 128
 """Networks whose profiles are remembered and looked after; a node has one or a few."""
 RFC_3339 = "%Y-%m-%dT%H:%M:%SZ"
-
-log = structlog.get_logger()
 
 
 class NetworkProfiles:
@@ -78,15 +74,13 @@ class NetworkProfiles:
             self._there.add(network)  # ours, or somebody was faster
 
     def _refuse(self, network: str, why: str) -> None:
-        if network not in self._refused:
-            log.warning("cni.profile_not_made", key=profile_key(network), why=why)
         self._refused[network] = why
 
     def troubles(self) -> Iterator[Trouble]:
         """The profiles that could not be made."""
         for network, why in sorted(self._refused.items()):
             yield Trouble(
-                TroubleKind.DATASTORE,
+                TroubleKind.PROFILE,
                 profile_key(network),
                 f"the profile of network {network} cannot be made: {why}",
                 "a Felix, here or after going back to Calico, drops what comes to this network's pods",

@@ -1,9 +1,11 @@
-"""Looks at the stored values that this node depends on and no watch reports: rules, reservations, own blocks, handles.
+"""Looks at the stored values that this node depends on and the syncer does not follow: rules, reservations, own blocks,
+handles.
 
 They are read when addresses are assigned and released; without this nobody would hear that one is damaged before a pod
 needs it.
-Promises: a look after the start, every LOOK_SECONDS, and soon after what is watched has become unreadable or readable
-(damage seldom comes alone); while something is unreadable, that alone again every AGAIN_SECONDS. Nothing is changed.
+Promises: all are read after the start and every LOOK_SECONDS, and watched between: damage is named within a second.
+A block of more than MOST_WATCHED_ADDRESSES is not watched, for each pod's address would bring all of it here. Nothing
+is changed.
 Does not know: what a value is used for, who damaged it.
 """
 
@@ -11,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -23,16 +26,24 @@ from agent.trouble import Trouble
 from ipam import block as blocks
 from ipam.allocation.transaction import read_block
 from ipam.codec import decode_config, decode_handle
-from ipam.etcd.store import Store, Versioned
+from ipam.etcd.store import Changed, Store, Versioned, WatchEvent
 from ipam.failures import StoreError, Unreadable
 from ipam.keys import BLOCKS, HANDLES, IPAM_CONFIG, RESERVATIONS, block_key, handle_key
+from ipam.model import Prefix
 
 LOOK_SECONDS = 300.0
-AGAIN_SECONDS = 2.0
+SOON_SECONDS = 0.3
+"""What changes within this time is read together, and of a key the last value alone."""
+FEWEST_SECONDS = 5.0
+"""Between two looks at blocks and handles that are this node's now; one comes with each pod."""
+MOST_WATCHES = 10
+"""Streams at once; where one more would be needed, all is read anew."""
 RETRY_SECONDS = 1.0
 """While the datastore is away, or was not read yet."""
 MOST_HANDLES = 4096
 """Of this node's pods and tunnels, looked at in one go."""
+MOST_WATCHED_ADDRESSES = 512
+"""Of a block: some 80 kB with as many allocations."""
 
 LOSSES: Mapping[str, str] = {
     BLOCKS: "nothing is assigned from it, and what is in it is not released; its pods keep their routes",
@@ -53,79 +64,156 @@ log = structlog.get_logger()
 class OwnValues:
     """Owns what is known to be unreadable among them; a shell."""
 
-    def __init__(self, store: Store, state: StateCache, in_sync: Callable[[], bool]) -> None:
-        """`in_sync` says whether the watched state was read as a whole."""
+    def __init__(self, store: Store, state: StateCache, may_read: Callable[[], bool]) -> None:
+        """`may_read` says whether the watched state was read as a whole."""
         self._store = store
         self._state = state
-        self._in_sync = in_sync
+        self._may_read = may_read
         self._unreadable = UnreadableValues()
-        self._watched: frozenset[str] = frozenset()
-        """The watched keys that were unreadable at the last look."""
         self._handles: dict[str, tuple[str, ...]] = {}
         """Key of an own block -> the keys of the handles that hold something of it, when it was last readable."""
+        self._changed: dict[str, Versioned | None] = {}
+        """Key -> its last value by the watches, not read yet; bounded by what is watched."""
+        self._wake = asyncio.Event()
 
     def troubles(self) -> Iterable[Trouble]:
         """A trouble for each value that cannot be used."""
         return self._unreadable.troubles()
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look and watch until cancelled."""
         loop = asyncio.get_running_loop()
-        due = loop.time()
         while True:
-            if not self._in_sync():
+            if not self._may_read():
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            watched = frozenset(self._state.unreadable.keys())
             try:
-                if watched != self._watched or loop.time() >= due:
-                    await self.look()
-                    self._watched = watched
-                    due = loop.time() + LOOK_SECONDS * random.uniform(0.75, 1.0)
-                elif len(self._unreadable):
-                    await self.look_again()
+                began, revision = loop.time(), await self.look()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS * random.uniform(0.75, 1.0)):
+                        await self.follow(revision, began + FEWEST_SECONDS)
             except StoreError as error:
                 log.info("datastore.own_values_not_read", why=str(error))
-            await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
-    async def look(self) -> None:
-        """Read everything. Raises StoreError."""
-        owned = own_blocks(self._state.block_owners, self._state.node)
-        found = dict(await self._store.get_many([*map(block_key, owned), IPAM_CONFIG]))
-        found |= (await self._store.list(RESERVATIONS)).values
-        self._learn_handles(found)
-        held = {key: None for keys in self._handles.values() for key in keys}
-        found |= await self._store.get_many(list(held)[:MOST_HANDLES])
+    async def look(self) -> int:
+        """Read everything. The revision from which on changes are news. Raises StoreError."""
+        listing = await self._store.list(RESERVATIONS)
+        self._changed.clear()
+        found = {
+            **listing.values,
+            **await self._store.get_many([*map(block_key, self._blocks()), IPAM_CONFIG]),
+        }
+        before, self._handles = self._handles, {}
+        for key, value in found.items():
+            if key.startswith(BLOCKS):
+                self._handles[key] = before.get(key, ())
+                self._learn_handles(value)
+        found |= await self._store.get_many(self._held_handles())
         for key in self._unreadable.keys() - found.keys():
             self._unreadable.clear(key)
         for stored in found.values():
             self._read(stored)
+        return listing.revision + 1
 
-    async def look_again(self) -> None:
-        """Read what could not be read. Raises StoreError."""
-        keys = list(self._unreadable.keys())
-        found = await self._store.get_many(keys)
-        for key in keys:
-            if key in found:
-                self._read(found[key])
-            else:
+    async def follow(self, revision: int, earliest: float) -> None:
+        """Read what changes from a revision on; what becomes this node's later is read and watched beside that.
+
+        Ends when a watch does, or when there would be too many. Raises StoreError.
+        """
+        loop, keys = asyncio.get_running_loop(), self._watched()
+        watches = [
+            asyncio.ensure_future(self._note(self._store.watch(RESERVATIONS, revision))),
+            asyncio.ensure_future(self._note(self._store.watch_keys(sorted(keys), revision))),
+        ]
+        try:
+            while not any(watch.done() for watch in watches):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SECONDS):
+                        await self._wake.wait()
+                        await asyncio.sleep(SOON_SECONDS)
+                self._wake.clear()
+                self._read_changed()
+                self._forget_others()
+                if loop.time() < earliest or not (new := self._watched() - keys):
+                    continue
+                if len(watches) == MOST_WATCHES:
+                    return
+                start = await self._look_at(new)
+                watches.append(asyncio.ensure_future(self._note(self._store.watch_keys(sorted(new), start))))
+                keys, earliest = keys | new, loop.time() + FEWEST_SECONDS
+            for watch in watches:
+                if watch.done():
+                    watch.result()
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _look_at(self, keys: Iterable[str]) -> int:
+        """Read values that are this node's now. The revision from which on their changes are news."""
+        revision = (await self._store.count(IPAM_CONFIG)).revision
+        for key, value in (await self._store.get_many(sorted(keys))).items():
+            if key.startswith(BLOCKS):
+                self._handles.setdefault(key, ())
+                self._learn_handles(value)
+            self._read(value)
+        return revision + 1
+
+    def _forget_others(self) -> None:
+        """What is not this node's any more is none of its troubles."""
+        own = {*map(block_key, self._blocks()), *self._held_handles(), IPAM_CONFIG}
+        for key in self._handles.keys() - own:
+            del self._handles[key]
+        for key in self._unreadable.keys() - own:
+            if not key.startswith(RESERVATIONS):
                 self._unreadable.clear(key)
 
-    def _learn_handles(self, found: Mapping[str, Versioned]) -> None:
-        """Remember the handles of what each block holds; of one that cannot be read now what was known before."""
-        before, self._handles = self._handles, {}
-        for key, value in found.items():
-            if key.startswith(BLOCKS):
-                try:
-                    block = read_block(value).block
-                except Unreadable:
-                    self._handles[key] = before.get(key, ())
-                    continue
-                bare = {blocks.bare_handle(attributes.handle) for _, attributes in blocks.allocated(block)}
-                self._handles[key] = tuple(sorted(handle_key(handle) for handle in bare if handle))
+    async def _note(self, events: AsyncIterator[WatchEvent]) -> None:
+        try:
+            async for event in events:
+                if isinstance(event, Changed):
+                    self._changed[event.key] = event.value
+                    self._wake.set()
+        finally:
+            self._wake.set()
+
+    def _read_changed(self) -> None:
+        changed, self._changed = self._changed, {}
+        for key, value in changed.items():
+            if value is None:
+                self._unreadable.clear(key)
+                continue
+            if key in self._handles:
+                self._learn_handles(value)
+            self._read(value)
+
+    def _blocks(self) -> Iterable[Prefix]:
+        return own_blocks(self._state.block_owners, self._state.node)
+
+    def _held_handles(self) -> list[str]:
+        held = {key: None for keys in self._handles.values() for key in keys}
+        return list(held)[:MOST_HANDLES]
+
+    def _watched(self) -> frozenset[str]:
+        own = {block_key(block): block.num_addresses for block in self._blocks()}
+        small = (
+            key for key, size in own.items() if size <= MOST_WATCHED_ADDRESSES or key in self._unreadable
+        )
+        return frozenset((IPAM_CONFIG, *small, *self._held_handles()))
+
+    def _learn_handles(self, value: Versioned) -> None:
+        """Remember the handles of what a block holds; of one that cannot be read now what was known before."""
+        with suppress(Unreadable):
+            block = read_block(value).block
+            bare = {blocks.bare_handle(attributes.handle) for _, attributes in blocks.allocated(block)}
+            self._handles[value.key] = tuple(sorted(handle_key(handle) for handle in bare if handle))
 
     def _read(self, stored: Versioned) -> None:
         prefix = next(prefix for prefix in LOSSES if stored.key.startswith(prefix))
+        if stored.key in self._state.unreadable:  # told there
+            self._unreadable.clear(stored.key)
+            return
         try:
             _READERS[prefix](stored)
         except Unreadable as error:

@@ -16,6 +16,13 @@ from dataclasses import replace as dataclass_replace
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
+from agent.datastore.datastore_lock import (
+    CLUSTER_INFORMATIONS,
+    LOCK_KEY,
+    DatastoreLock,
+    read_lock,
+    unknown_lock,
+)
 from agent.datastore.recovery import LivingEndpoints, Loss, Nobody
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import (
@@ -32,10 +39,21 @@ from agent.datastore.resources.validation import NODE_PREFIX
 from agent.datastore.storage_layout import KIND_PREFIXES, key_of, pool_record, read_valid
 from agent.datastore.unreadable_values import CURE, UnreadableValues
 from ipam.block import address_of, allocated
-from ipam.codec import decode_affinity, decode_block
+from ipam.codec import decode_affinity, decode_block, decode_handle
 from ipam.etcd.store import Versioned, revision_of
 from ipam.failures import Unreadable
-from ipam.keys import BLOCKS, affinity_key, affinity_of_key, escaped, is_fence, resource_key, resource_name
+from ipam.keys import (
+    BLOCKS,
+    HANDLES,
+    affinity_key,
+    affinity_of_key,
+    escaped,
+    handle_key,
+    is_fence,
+    resource_key,
+    resource_name,
+    tunnel_handles,
+)
 from ipam.model import AffinityState, NodeName, PoolRecord, Prefix
 from ipam.stored_json import read_stored
 
@@ -55,11 +73,14 @@ HOLDS = {
     ENDPOINTS: "its last readable value holds: the pod keeps its routes",
     AFFINITIES: "its last readable value holds: the block keeps its route",
     BLOCKS: "its last readable value holds",
+    CLUSTER_INFORMATIONS: "its last readable value holds: whether the datastore is locked",
+    HANDLES: "what it holds is not released",
 }
 """Prefix -> what holds instead of an unreadable value below it that was read before."""
 CURES = {
     ENDPOINTS: "recreate the pod, or write it anew",
     AFFINITIES: """write {"state":"confirmed"} there if the node has the block, else delete it""",
+    HANDLES: "delete it, then: tortie ipam check --fix",
 }
 """Prefix -> what to do about one that no command writes."""
 LOST = "this agent never read another value of it: it counts as absent, and nothing is taken down for that"
@@ -98,6 +119,7 @@ class StateCache:
         self.unreadable = UnreadableValues()
         self._lost: dict[str, set[str]] = {prefix: set() for prefix in _DECODERS}
         """Prefix -> keys of unreadable values of which no readable one is known."""
+        self._tunnel_handles = frozenset(map(handle_key, tunnel_handles(node)))
         self._meanwhile: dict[str, dict[str, WorkloadEndpoint | None]] = {}
         """Prefix that is being listed -> endpoints added or removed here since; at most one entry per pod."""
         self._ignored: dict[str, list[WorkloadEndpoint | None]] = {}
@@ -173,7 +195,7 @@ class StateCache:
     def _take(self, key: str, decoded: object, loss: Loss) -> bool:
         self.missing.discard(key)
         prefix = _prefix_of(key)
-        if prefix is None:
+        if prefix is None or (prefix == HANDLES and key not in self._tunnel_handles):
             return False
         if isinstance(decoded, Unreadable):
             return self._keep_last(prefix, key, decoded)
@@ -253,6 +275,8 @@ class StateCache:
             # The endpoint that a CNI call added, once more over the watch: no change, but now its revision is known.
             section[key] = decoded if decoded.metadata.resource_version is not None else known
             return False
+        if prefix == BLOCKS and known == decoded:
+            return False  # a pod came or went, and nothing borrowed did
         if decoded is not None:
             section[key] = decoded
         else:
@@ -369,6 +393,19 @@ class StateCache:
         return self._view(BGP_FILTERS, _specs)
 
     @property
+    def tunnel_handles(self) -> Mapping[str, int]:
+        """The records of this node's tunnel addresses, by key, with the revisions of their last writes."""
+        return self._view(HANDLES, lambda _: dict(self._sections[HANDLES]))
+
+    @property
+    def lock(self) -> DatastoreLock:
+        """Whether the datastore is locked; as it was last readable, and locked if it never was."""
+        if LOCK_KEY in self._lost[CLUSTER_INFORMATIONS]:
+            return unknown_lock(LOCK_KEY, 0, self.unreadable.why(LOCK_KEY))
+        found: DatastoreLock | None = self._sections[CLUSTER_INFORMATIONS].get(LOCK_KEY)
+        return found or DatastoreLock()
+
+    @property
     def block_owners(self) -> Mapping[Prefix, NodeName]:
         """Who owns which block: confirmed claims only.
 
@@ -412,6 +449,11 @@ def _borrowed(value: Versioned) -> tuple[tuple[Prefix, NodeName], ...] | None:
     return tuple(found) or None
 
 
+def _handle_revision(value: Versioned) -> int:
+    decode_handle(value)
+    return value.revision
+
+
 def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState] | None:
     if is_fence(value.key):
         return None
@@ -428,4 +470,6 @@ _DECODERS: dict[str, Callable[[Versioned], Any]] = {
     ENDPOINTS: _resource(WorkloadEndpoint),
     AFFINITIES: _affinity,
     BLOCKS: _borrowed,
+    CLUSTER_INFORMATIONS: read_lock,
+    HANDLES: _handle_revision,
 }

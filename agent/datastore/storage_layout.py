@@ -9,9 +9,9 @@ Does not know: transactions, whether a document may be written.
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,12 +26,17 @@ from agent.datastore.resources.resource_types import (
     IPAMConfiguration,
     IPPool,
     Resource,
-    canonical,
     encode,
     kind_of,
     with_revision,
 )
-from agent.datastore.resources.schema import Document, null_object, with_unknown, without_zeros
+from agent.datastore.resources.schema import (
+    Document,
+    canonical_values,
+    null_object,
+    with_unknown,
+    with_written,
+)
 from agent.datastore.resources.validation import validate
 from ipam.address_text import text_of
 from ipam.codec import decode_affinity, decode_config, encode_config
@@ -42,8 +47,6 @@ from ipam.model import IpamConfig, PoolRecord
 from ipam.stored_json import read_stored, stored_object
 
 Read = TypeVar("Read", bound=Resource)
-_ZERO = re.compile(rb'null|""|:\s*0\s*[,}]')
-"""In the bytes of a value in which a field may have its zero value."""
 KIND_PREFIXES = {kind: resource_prefix(plural) for kind, plural in PLURALS.items()} | {
     "IPAMConfiguration": IPAM_CONFIG,
     "BlockAffinity": HOSTS,
@@ -77,10 +80,10 @@ def read(kind: str, value: Versioned) -> StoredResource:
 
     def found(stored: Versioned) -> StoredResource:
         document = _document(kind, stored)
-        resource = msgspec.convert(_without_zeros(document, stored, KINDS[kind]), KINDS[kind])
+        resource = msgspec.convert(canonical_values(document, KINDS[kind]), KINDS[kind])
         if kind in PLURALS:
             _check_key(resource, stored.key)
-        return StoredResource(canonical(with_revision(resource, stored.revision)), document, stored)
+        return StoredResource(with_revision(resource, stored.revision), document, stored)
 
     return read_stored(value, found)
 
@@ -92,9 +95,7 @@ def read_valid(kind: type[Read], value: Versioned) -> Read:
         document = stored_object(stored)
         if b"null" in stored.value and (at := null_object(document, kind)) is not None:
             raise ValueError(f"{at}: expected an object, got null")
-        resource = with_revision(
-            msgspec.convert(_without_zeros(document, stored, kind), kind), stored.revision
-        )
+        resource = with_revision(msgspec.convert(canonical_values(document, kind), kind), stored.revision)
         _check_key(resource, stored.key)
         if errors := validate(resource):
             raise ValueError(errors[0])
@@ -103,14 +104,36 @@ def read_valid(kind: type[Read], value: Versioned) -> Read:
     return read_stored(value, found)
 
 
-def _without_zeros(document: Document, stored: Versioned, kind: Any) -> Any:
-    """Looks for zero values only where there may be some: most values have none."""
-    return without_zeros(document, kind) if _ZERO.search(stored.value) else document
-
-
 def pool_record(value: Versioned) -> PoolRecord:
     """A stored IPPool as allocation has it. Raises Unreadable."""
-    return PoolRecord(pool(read_valid(IPPool, value)), value.key, value.revision)
+    found = PoolRecord(pool(read_valid(IPPool, value)), value.key, value.revision)
+    if b"deletionTimestamp" not in value.value and b'"status"' not in value.value:
+        return found
+    return replace(found, withdrawn=read_stored(value, _withdrawn))
+
+
+def _withdrawn(value: Versioned) -> str:
+    """Why Calico takes no new address from a pool, by what its controllers note in it; empty: it does."""
+    document = stored_object(value)
+    metadata, status = (_part(document, name, dict) for name in ("metadata", "status"))
+    if (since := metadata.get("deletionTimestamp")) not in (None, ""):
+        return f"is being deleted (deletionTimestamp {since})"
+    for condition in _part(status, "conditions", list):
+        if type(condition) is not dict:
+            raise ValueError(f"status.conditions: expected objects, got {condition!r}")
+        if condition.get("type") == "Allocatable" and condition.get("status") == "False":
+            why = condition.get("reason") or condition.get("message") or "no reason given"
+            return f"is not allocatable ({why})"
+    return ""
+
+
+def _part(document: Document, name: str, kind: Any) -> Any:
+    found = document.get(name)
+    if found is None:
+        return kind()
+    if type(found) is not kind:
+        raise ValueError(f"{name}: expected {'an object' if kind is dict else 'a list'}, got {found!r}")
+    return found
 
 
 def _check_key(resource: Resource, key: str) -> None:
@@ -147,8 +170,13 @@ def to_document(resource: Resource) -> Document:
     return document
 
 
-def stored_bytes(resource: Resource, stored: Versioned | None) -> bytes:
-    """The bytes to put in place of the stored ones; of those that cannot be read nothing is kept."""
+def stored_bytes(
+    resource: Resource, stored: Versioned | None, written: Mapping[str, Any] | None = None
+) -> bytes:
+    """The bytes to put in place of the stored ones; of those that cannot be read nothing is kept.
+
+    `written`: the document, in canonical form, in which a person may have written out defaults; these are stored too.
+    """
     if isinstance(resource, IPAMConfiguration):
         rules = IpamConfig()
         if stored is not None:
@@ -159,9 +187,10 @@ def stored_bytes(resource: Resource, stored: Versioned | None) -> bytes:
         before = read_stored(stored, stored_object) if stored is not None else None
     except Unreadable:
         before = None
-    if before is None:
+    if before is None and written is None:
         return encode(resource)
-    new = json.loads(encode(resource))
-    return json.dumps(
-        with_unknown(new, before, type(resource)), separators=(",", ":"), ensure_ascii=False
-    ).encode()
+    kind, new = type(resource), json.loads(encode(resource))
+    if before is not None:
+        new = with_unknown(new, before, kind)
+    new["spec"] = with_written({"spec": new["spec"]}, {"spec": (written or {}).get("spec", {})}, kind)["spec"]
+    return json.dumps(new, separators=(",", ":"), ensure_ascii=False).encode()

@@ -3,7 +3,7 @@
 Promises: `in_sync` is true only after every prefix was listed completely once, and not while one is older than before
 (a restored backup) and still to be listed again; a lost watch, a compaction and an etcd that is away change nothing
 until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings, peers and filters, and the
-node's own endpoints; the contents of others' blocks only when asked.
+node's own endpoints and tunnel addresses; the contents of others' blocks only when asked.
 Does not know: what the values mean, which part is triggered by a change.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
+from agent.datastore.datastore_lock import CLUSTER_INFORMATIONS
 from agent.datastore.recovery import foreign
 from agent.datastore.state_cache import (
     AFFINITIES,
@@ -30,7 +31,7 @@ from agent.datastore.state_cache import (
 from agent.trouble import Trouble, TroubleKind
 from ipam.etcd.store import Changed, Listing, Store
 from ipam.failures import Compacted, StoreError, WentBack
-from ipam.keys import BLOCKS
+from ipam.keys import BLOCKS, handle_key, tunnel_handles
 
 RELIST_SECONDS = 600.0
 """However healthy a watch looks, its prefix is listed again this often (with jitter)."""
@@ -44,8 +45,10 @@ VALUES_AT_ONCE = 200
 MOST_STREAMS = 256
 """Watches of one agent; beyond them one watch has the endpoints of all namespaces and nodes."""
 
-WHOLE = (POOLS, NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS, AFFINITIES)
+WHOLE = (POOLS, NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS, AFFINITIES, CLUSTER_INFORMATIONS)
 """Prefixes below which everything is watched."""
+TUNNELS_WATCHED = 3
+"""Of the handles of this node's tunnels: there is no WireGuard."""
 
 log = structlog.get_logger()
 
@@ -70,7 +73,8 @@ class Syncer:
         self._store = store
         self._state = state
         self._changed = changed
-        self._whole = (*WHOLE, BLOCKS) if contents else WHOLE
+        tunnels = map(handle_key, tunnel_handles(state.node)[:TUNNELS_WATCHED])
+        self._whole = (*WHOLE, *tunnels, *((BLOCKS,) if contents else ()))
         self._hold_seconds = hold_seconds
         self._forget = forget
         self._waiting = {*self._whole, ENDPOINTS}
@@ -83,8 +87,15 @@ class Syncer:
         """The newest revision of the last list and of the events since."""
         self.went_back = 0
         """How often a prefix was found older than before: a backup was restored."""
-        self.trouble: str | None = None
-        """What is wrong with the datastore now."""
+        self._failing: dict[str, str] = {}
+        """Prefix that cannot be listed or watched now -> why."""
+        self._locked: str | None = None
+        """Why it was locked when that was last looked at."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why some prefix of the datastore cannot be followed now."""
+        return next(iter(self._failing.values()), None)
 
     @property
     def in_sync(self) -> bool:
@@ -104,6 +115,7 @@ class Syncer:
     async def run(self) -> None:
         """Watch until cancelled. After a failure it may be called again, and reads everything again."""
         self._followed.clear()
+        self._failing.clear()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -120,6 +132,12 @@ class Syncer:
         """
         many = len(self._followed) >= MOST_STREAMS
         self._follow(ENDPOINTS if many else endpoint_prefix(namespace, self._state.node))
+
+    def follow_blocks(self) -> None:
+        """Watch the contents of all blocks from now on, as with `contents`."""
+        if BLOCKS not in self._whole:
+            self._whole = (*self._whole, BLOCKS)
+            self._follow(BLOCKS)
 
     def _follow(self, prefix: str) -> None:
         if prefix not in self._followed and self._group is not None:
@@ -172,17 +190,26 @@ class Syncer:
         self.revision = listing.revision
         decoded = await self._decoded(listing)
         self._state.replace(prefix, listing.values, decoded, keep=prefix in self._whole)
+        self._note_lock()
         if self._state.missing and self._group is not None:
             self._group.create_task(self._drop_later(frozenset(self._state.missing)))
         self._listed(prefix)
         async for event in self._store.watch(prefix, listing.revision + 1):
-            self.trouble = None
             self.revision = max(self.revision, event.revision)
             if isinstance(event, Changed):
                 gone = event.revision if event.value is None else None
                 before = len(self._state.lost)
                 if self._state.apply(event.key, event.value, gone) or len(self._state.lost) != before:
+                    self._note_lock()
                     self._changed()
+
+    def _note_lock(self) -> None:
+        """Have the log say that the datastore is locked, and that it is no more."""
+        before, self._locked = self._locked, self._state.lock.reason
+        if self._locked is not None and before is None:
+            log.warning("datastore.locked", why=self._locked)
+        elif self._locked is None and before is not None:
+            log.info("datastore.unlocked")
 
     async def _drop_later(self, keys: frozenset[str]) -> None:
         """Have what a listing lacked go, unless its owner has written it back by then.
@@ -214,10 +241,18 @@ class Syncer:
                 "routes stay as they were, nothing is written, no pod can be attached",
                 "restore a backup of this cluster, or create its pools again",
             )
+        lacking = sorted(key for key in self._state.missing if not key.startswith(POOLS))
+        if lacking:
+            yield Trouble(
+                TroubleKind.DATASTORE,
+                lacking[0],
+                f"{len(lacking)} keys, of which this is the first, were in the datastore and are not",
+                f"what they say stays in force for {self._hold_seconds:g} s, in which their nodes write them back",
+            )
         for record in self._state.pools:
             if record.key in self._state.missing:
                 yield Trouble(
-                    TroubleKind.DATASTORE,
+                    TroubleKind.MISSING,
                     record.key,
                     f"pool {record.pool.name} was in the datastore and is not",
                     "it stays in force while blocks of it are claimed, and gives no address",
@@ -236,14 +271,14 @@ class Syncer:
     def _listed(self, prefix: str) -> None:
         self.knows_nodes = self.knows_nodes or prefix == NODES
         self._waiting.discard(prefix)
-        self.trouble = None
+        self._failing.pop(prefix, None)
         self._changed()
 
     async def _pause(self, prefix: str, error: StoreError, wait: float) -> float:
         """Wait before the next attempt; returns the seconds to wait after that."""
-        before, self.trouble = self.trouble, str(error)
-        if before is None:
-            log.warning("datastore.away", prefix=prefix, why=self.trouble)
+        is_first = not self._failing
+        self._failing[prefix] = str(error)
+        if is_first:
             self._changed()
         await asyncio.sleep(wait * random.uniform(0.75, 1.0))
         return min(wait * 2, LONGEST_WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""The stored values that cannot be used now: each is logged when it comes and when it goes, and is a trouble meanwhile.
+"""The stored values that cannot be used now: each is a trouble.
 
 Promises: bounded, whatever is stored: of more than MOST_KEPT only the number is known, of more than MOST_NAMED only
 that is shown. Does not know: how a value is read, what holds instead of it.
@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, KeysView
 
-import structlog
-
 from agent.trouble import Trouble, TroubleKind
 from ipam.failures import Unreadable
 
 MOST_KEPT = 1000
 """Values of which the reason is remembered."""
 MOST_NAMED = 100
-"""Values that status names and the log tells one by one."""
+"""Values that have a trouble of their own."""
 CURE = "write it anew, or delete it"
-
-log = structlog.get_logger()
 
 
 class UnreadableValues:
@@ -37,22 +33,13 @@ class UnreadableValues:
             self._found[key] = None
             return True
         self._found[key] = error, loss, cure
-        is_news = before is None or (before[0].why, before[1]) != (error.why, loss)
-        if is_news and len(self._found) <= MOST_NAMED:
-            log.warning(
-                "datastore.unreadable", key=error.key, revision=error.revision, why=error.why, then=loss
-            )
-        elif is_new and len(self._found) == MOST_NAMED + 1:
-            log.warning("datastore.unreadable", then="more follow, and are told in the status alone")
-        return is_news
+        return before is None or (before[0].why, before[1]) != (error.why, loss)
 
     def clear(self, key: str) -> bool:
         """A value can be used again, or is gone. Whether it could not."""
         if key not in self._found:
             return False
-        known = self._found.pop(key)
-        if known is not None and len(self._found) < MOST_NAMED:
-            log.info("datastore.readable_again", key=known[0].key)
+        del self._found[key]
         return True
 
     def __contains__(self, key: object) -> bool:

@@ -54,6 +54,7 @@ LEGACY = (
     ("ip", 4, socket.AF_INET, socket.IPPROTO_IP, "ip_tables_names"),
     ("ip6", 6, socket.AF_INET6, socket.IPPROTO_IPV6, "ip6_tables_names"),
 )
+CALICOS_MARKS = (*CHAIN_PREFIXES, COMMENT_PREFIX)
 ABSENT = UNSUPPORTED_ERRNOS | {errno.ENOENT}
 
 T = TypeVar("T")
@@ -84,6 +85,24 @@ async def read_filter_remains() -> FilterRemains:
             if table is not None:
                 found.append(table)
     return FilterRemains(tuple(found), tuple(unread))
+
+
+async def read_chain_names(legacy_mark: str) -> list[tuple[str, str, str, str]]:
+    """(nftables or iptables-legacy, family, table, name) of every chain of nftables, and of each loaded table of
+    iptables-legacy in whose octets a mark is.
+
+    Raises KernelError when nftables cannot be listed, OSError when a legacy table cannot be read.
+    """
+    chains = await _listed(nftables_rules.chains_request(), nft.NEWCHAIN, nftables_rules.decode_chain)
+    found = [("nftables", chain.family, chain.table, chain.name) for chain in chains]
+    for family, version, domain, level, listing in LEGACY:
+        for name in _loaded(listing):
+            try:
+                legacy = await _legacy_chains(name, version, domain, level, (legacy_mark,))
+            except legacy_tables.BadTable as error:
+                raise OSError(f"iptables-legacy table {family} {name}: {error}") from error
+            found += [("iptables-legacy", family, name, chain) for chain in legacy]
+    return found
 
 
 async def _listed(request: bytes, kind: int, decode: Callable[[bytes, int, int], T | None]) -> list[T]:
@@ -138,8 +157,10 @@ def legacy_stamp() -> tuple[bytes, ...]:
     return tuple(found)
 
 
-async def _legacy_chains(name: str, version: int, domain: int, level: int) -> dict[str, FilterChain]:
-    """The chains of a loaded table; none when nothing there is Calico's. Raises OSError, BadTable."""
+async def _legacy_chains(
+    name: str, version: int, domain: int, level: int, marks: tuple[str, ...] = CALICOS_MARKS
+) -> dict[str, FilterChain]:
+    """The chains of a loaded table; none where nothing of these marks is in it. Raises OSError, BadTable."""
     with socket.socket(domain, socket.SOCK_DGRAM) as opened:
         for attempt in range(LEGACY_ATTEMPTS):
             info = legacy_tables.decode_info(_asked(opened, level, GET_INFO, name, legacy_tables.INFO.size))
@@ -155,7 +176,7 @@ async def _legacy_chains(name: str, version: int, domain: int, level: int) -> di
                 if error.errno != errno.EAGAIN or attempt == LEGACY_ATTEMPTS - 1:
                     raise
                 continue
-            if not any(mark.encode() in data for mark in (*CHAIN_PREFIXES, COMMENT_PREFIX)):
+            if not any(mark.encode() in data for mark in marks):
                 return {}
             return await run_cooperatively(
                 legacy_tables.decode_entries(data[legacy_tables.ENTRY_OFFSET :], info, version)

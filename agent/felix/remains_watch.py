@@ -3,7 +3,7 @@
 Strategy. nftables notifies each change, and every object of Calico's bears one of its names or comments, so
 others' changes cost a search. iptables-legacy notifies nobody, so the size of its tables is asked for twice a second.
 Promises: a change is seen within a second; readings take at most a fifth of the time; what was read last
-holds while nothing can be read, and that is a trouble too; said once in the log when it comes and when it goes.
+holds while nothing can be read, and that is a trouble too.
 Does not know: how the rules are read or taken away.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 from agent.clock import Clock
 from agent.felix.felix_rules import FilterRemains
@@ -42,16 +41,13 @@ class RemainsWatch:
         read: Callable[[], Awaitable[FilterRemains]],
         legacy_stamp: Callable[[], object],
         clock: Clock,
-        log: Any,
     ) -> None:
         self._read = read
         self._legacy_stamp = legacy_stamp
         self._clock = clock
-        self._log = log
         self._remains: FilterRemains | None = None
         """None until the first reading."""
         self._failure: str | None = None
-        self._logged = ""
 
     def drops_new_pods(self) -> str | None:
         """None, or why this machine would drop a new pod's packets, or why that is not known yet."""
@@ -67,10 +63,11 @@ class RemainsWatch:
             dropped = remains.dropped
             evidence = str(dropped) if dropped else f"{_text(remains)} filter by policies that nobody updates"
             loss = "no pod is attached meanwhile" if dropped else "pods' packets may be dropped"
-            yield Trouble(TroubleKind.CALICO, "rules left by Calico", evidence, loss, CURE)
+            kind = TroubleKind.CALICO if dropped else TroubleKind.LEFTOVER
+            yield Trouble(kind, "rules left by Calico", evidence, loss, CURE)
         for why in (*remains.unread, *filter(None, (self._failure,))):
             yield Trouble(
-                TroubleKind.CALICO,
+                TroubleKind.LEFTOVER,
                 "rules left by Calico",
                 f"cannot be looked for: {why}",
                 "some may drop pods' packets",
@@ -100,13 +97,6 @@ class RemainsWatch:
             self._failure = None
         except (KernelError, OSError) as error:
             self._failure = str(error)
-        text = "; ".join(map(str, self.troubles()))
-        if text != self._logged:
-            if text:
-                self._log.warning("calico.remains", why=text)
-            else:
-                self._log.info("calico.remains_gone")
-            self._logged = text
 
 
 def _text(remains: FilterRemains) -> str:

@@ -6,7 +6,8 @@ Promises: a page says what is at the moment of the question. Does not know: any 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from agent.clock import Clock
 from agent.metrics.exposition import CONTENT_TYPE, Exposition
@@ -37,11 +38,15 @@ class LoopLag:
         return longest
 
 
-def pages(exposition: Exposition, not_ready: Callable[[], str | None]) -> Pages:
-    """The pages of one agent, by their paths; `not_ready` says why no pod can be attached now."""
+def pages(
+    exposition: Exposition,
+    why_unready: Callable[[], Sequence[str]],
+    troubles: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+) -> Pages:
+    """The pages of one agent, by their paths; `why_unready` says why no pod can be attached now."""
     return {
         "/metrics": lambda: Response(exposition.text(), CONTENT_TYPE),
         # Whoever reads this answer has had it from the loop: that is all there is to say.
-        "/livez": lambda: verdict(None),
-        "/readyz": lambda: verdict(not_ready()),
+        "/livez": lambda: verdict(()),
+        "/readyz": lambda: verdict(why_unready(), troubles()),
     }

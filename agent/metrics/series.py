@@ -16,6 +16,7 @@ from enum import Enum
 
 from agent.dataplane.report import Report
 from agent.metrics.pool_gauges import PoolReadings
+from agent.trouble import TroubleKind
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
 from ipam.address_text import text_of
@@ -61,7 +62,8 @@ class Readings:
     own_blocks: int
     pools: tuple[PoolReadings, ...]
     nodes: int
-    troubles: int
+    troubles: Mapping[str, int]
+    """Kind of trouble -> how many are listed."""
     peers: tuple[PeerStatus, ...]
     kernel: Report
     etcd: EtcdReadings
@@ -73,6 +75,8 @@ class Readings:
     """Lines of the log that nobody took."""
     filter_drops: Mapping[str, int] = field(default_factory=dict)
     """Reason -> packets that the workload filter dropped."""
+    not_enforced: Mapping[str, int] = field(default_factory=dict)
+    """What is not done by design -> how many resources ask for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +101,8 @@ _AGENT: Mapping[str, tuple[str, Callable[[Readings], float]]] = {
     "start_time_seconds": ("When the agent started, Unix time.", lambda r: r.started.timestamp()),
     "ready": ("Whether a pod can be served: the kernel was adopted and the datastore read.", lambda r: r.ready),
     "in_sync": ("Whether the datastore was read as a whole at least once.", lambda r: r.in_sync),
-    "datastore_up": ("Whether the watches of the datastore are established.", lambda r: r.datastore_up),
+    "datastore_up": ("Whether the datastore answers and its watches are established.", lambda r: r.datastore_up),
     "drained": ("Whether this node has left its BGP peers on purpose.", lambda r: r.drained),
-    "troubles": ("Sentences that `tortie node status` shows as troubles.", lambda r: r.troubles),
     "pods": ("Pod interfaces of this node.", lambda r: r.pods),
     "nodes": ("Nodes of the cluster.", lambda r: r.nodes),
     "ipam_own_blocks": ("Blocks that this node owns.", lambda r: r.own_blocks),
@@ -167,6 +170,11 @@ _PEER: Mapping[str, tuple[str, Callable[[PeerStatus], float | None]]] = {
 """Label peer; a value of None makes no sample."""
 _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]] = {
     "build_info": ("Always 1; the version is a label.", ("version",), lambda r: {(r.version,): 1}),
+    "troubles": (
+        "Troubles that `tortie node status` shows, by kind; 0 for a kind of which there is none.",
+        ("kind",),
+        lambda r: {(kind.value,): r.troubles.get(kind.value, 0) for kind in TroubleKind},
+    ),
     "part_failures_total": (
         "How often a part of the agent failed and was run again.",
         ("part",),
@@ -196,6 +204,11 @@ _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]
         "Packets that the workload filter dropped, by reason.",
         ("reason",),
         lambda r: {(reason,): count for reason, count in r.filter_drops.items()},
+    ),
+    "not_enforced": (
+        "Resources, and fields set in one, that ask for what this agent does not do (docs/limits.md).",
+        ("what",),
+        lambda r: {(what,): count for what, count in r.not_enforced.items()},
     ),
     "etcd_certificate_expiry_time_seconds": (
         "Until when a TLS file's certificate is valid, Unix time.",

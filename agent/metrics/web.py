@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from agent.metrics.http_connection import HttpConnection, Refused, Request, Response
 from agent.unix_server import private_socket
@@ -40,12 +40,11 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: cl
 Pages = Mapping[str, Callable[[], Response]]
 
 
-def verdict(why_not: str | None) -> Response:
-    """/livez or /readyz: 200, or 503 with the reason."""
-    well = why_not is None
-    reasons = [] if well else [why_not]
-    body = json.dumps({"ok": well, "reasons": reasons}).encode() + b"\n"
-    status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
+def verdict(why_not: Sequence[str], troubles: Sequence[Mapping[str, Any]] = ()) -> Response:
+    """/livez or /readyz: 200, or 503 with the reasons; all that is wrong stands beside it, a reason or not."""
+    words = {"ok": not why_not, "reasons": [*why_not], **({"troubles": troubles} if troubles else {})}
+    body = json.dumps(words, default=str).encode(errors="replace") + b"\n"
+    status = HTTPStatus.SERVICE_UNAVAILABLE if why_not else HTTPStatus.OK
     return Response(body, "application/json", status)
 
 

@@ -112,3 +112,8 @@ def device_name(index: int) -> str:
         return socket.if_indextoname(index)
     except OSError:
         return f"#{index}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether `device_name` found no device any more."""
+    return name.startswith("#") and name[1:].isdecimal()

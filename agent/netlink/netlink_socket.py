@@ -308,12 +308,17 @@ class Subscription:
     def ignore(self, port: int) -> None:
         """Have the kernel drop, from now on, its notifications of the changes of one port (socket(7)).
 
-        100,000 routes of our own are as many datagrams that nobody wants.
+        100,000 routes of our own are as many datagrams that nobody wants. Raises KernelError: the kernel keeps such a
+        program within net.core.optmem_max.
         """
         program = b"".join(_INSTRUCTION.pack(*line) for line in _all_but(port))
         held = ctypes.create_string_buffer(program)
         fprog = _PROGRAM.pack(len(program) // _INSTRUCTION.size, ctypes.addressof(held))
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
+        except OSError as error:
+            why = "net.core.optmem_max is too small: sysctl -w net.core.optmem_max=20480"
+            raise KernelError(f"no filter for its notifications ({error.strerror}); {why}") from error
 
     def read(self) -> bytes | None:
         """The next datagram, None when there is none. Raises Lost, KernelError."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
@@ -287,6 +287,17 @@ class Sysctl:
     value: str
 
 
+class AddressFlag(IntFlag):
+    """IFA_FLAGS of linux/if_addr.h, as far as they say that an address is none to rely on."""
+
+    TEMPORARY = 0x01
+    """Of IPv6 (RFC 8981): another one takes its place within a day. For IPv4 the same bit says no such thing."""
+    DUPLICATE = 0x08
+    """IFA_F_DADFAILED: another machine on the link has it (RFC 4862), and this one does not use it."""
+    DEPRECATED = 0x20
+    """Its preferred lifetime is over: for connections that are there already."""
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
     """A rule of policy routing that is not the kernel's own: a fact, never desired."""
@@ -314,3 +325,9 @@ class Link:
     mac: str | None = None
     addresses: tuple[tuple[Address, int], ...] = ()
     """(address, prefix length)."""
+    flagged: tuple[tuple[Address, AddressFlag], ...] = ()
+    """Those of the addresses of which the kernel says more."""
+
+    def flags(self, address: Address) -> AddressFlag:
+        """What the kernel says of one of the addresses."""
+        return next((flags for one, flags in self.flagged if one == address), AddressFlag(0))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.netlink import rtnetlink
-from agent.netlink.objects import Address, FdbEntry, Link, Neighbour
+from agent.netlink.objects import Address, AddressFlag, FdbEntry, Link, Neighbour
 from agent.netlink.rtnetlink import (
     FAMILY_OF,
     BadMessage,
@@ -23,11 +24,11 @@ from agent.netlink.rtnetlink import (
 )
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 5, 18, 29
-IFLA_IFALIAS, IFLA_STATS64, IFLA_GROUP, IFLA_NET_NS_FD = 20, 23, 27, 28
+IFLA_IFALIAS, IFLA_STATS64, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_LINK_NETNSID = 20, 23, 27, 28, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT = 1, 3, 4, 7, 15
 IFLA_VXLAN_LOCAL6 = 17
-IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
 """Nobody else can have the address: it is in use at once, without looking for a duplicate (RFC 4862)."""
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
@@ -44,6 +45,7 @@ IFADDRMSG = struct.Struct("=BBBBI")
 NDMSG = struct.Struct("=BxxxiHBB")
 """ndmsg: family, index, state, flags, type."""
 _U32 = struct.Struct("=I")
+NO_FLAGS = AddressFlag(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,12 @@ class LinkRow:
     data: bytes
     """IFLA_INFO_DATA: attributes of the kind."""
 
-    def link(self, addresses: tuple[tuple[Address, int], ...]) -> Link:
-        """As a fact."""
-        return Link(self.index, self.name, self.kind, self.mtu, self.up, self.mac, addresses)
+    def link(self, rows: Iterable[AddressRow]) -> Link:
+        """As a fact, with these addresses, which are its own."""
+        own = list(rows)
+        addresses = tuple((row.address, row.length) for row in own)
+        flagged = tuple((row.address, row.flags) for row in own if row.flags)
+        return Link(self.index, self.name, self.kind, self.mtu, self.up, self.mac, addresses, flagged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class AddressRow:
     index: int
     address: Address
     length: int
+    flags: AddressFlag = NO_FLAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +183,19 @@ def decode_address(data: bytes, start: int, end: int) -> AddressRow | None:
     """An address; None for families other than the two of IP. Raises BadMessage."""
     if end - start < IFADDRMSG.size:
         raise BadMessage(f"ifaddrmsg of {end - start} bytes")
-    _, length, _, _, index = IFADDRMSG.unpack_from(data, start)
+    _, length, short_flags, _, index = IFADDRMSG.unpack_from(data, start)
     words = attributes(data, start + IFADDRMSG.size, end)
     # IFA_ADDRESS is the other end of a point-to-point link; IPv6 has only that one.
     value = words.get(IFA_LOCAL, words.get(IFA_ADDRESS, b""))
-    return AddressRow(index, address(value), length) if len(value) in {4, 16} else None
+    if len(value) not in {4, 16}:
+        return None
+    # ifa_flags has eight bits; the attribute has all, and newer kernels send it always.
+    flags = number(words[IFA_FLAGS]) if IFA_FLAGS in words else short_flags
+    return AddressRow(index, address(value), length, _known_flags(flags) if len(value) == 16 else NO_FLAGS)
+
+
+def _known_flags(flags: int) -> AddressFlag:
+    return AddressFlag(flags & (AddressFlag.TEMPORARY | AddressFlag.DUPLICATE | AddressFlag.DEPRECATED))
 
 
 def neighbour_dump_request(family: int, interface: int) -> bytes:

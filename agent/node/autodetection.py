@@ -1,6 +1,7 @@
 """Detects the node's addresses on this machine, by the settings and the kernel's own routes.
 
-Promises: an address that was detected says how; one that was not says what was tried and what to do.
+Promises: an address that was detected says how; one that was not says what was tried and what to do. An address that
+the node has already stays while an interface bears it.
 IPv6 is looked for only when a pool of it is there, or when it was given. Does not know: the Node resource, other nodes.
 """
 
@@ -22,6 +23,8 @@ from agent.node.address_candidates import (
     AddressCandidate,
     InterfaceAddress,
     evaluate,
+    of_source,
+    recorded_candidate,
     restrict,
 )
 from ipam.model import Pool
@@ -47,6 +50,8 @@ class DetectedAddress:
     address: InterfaceAddress
     how: str
     """For people."""
+    interface: str = ""
+    """Empty: nobody looked for one."""
     candidates: tuple[AddressCandidate, ...] = ()
     """All addresses of this machine, this one among them."""
 
@@ -63,24 +68,53 @@ class Autodetection:
 
     def is_wanted(self, version: int) -> bool:
         """Whether the node should have an address of this version."""
-        if version == 4:
-            return True
-        given = self.settings.address6
-        return given != NONE and (bool(given) or any(pool.cidr.version == 6 for pool in self.pools()))
+        given = self.given(version)
+        if version == 4 or given:
+            return given != NONE
+        return self.settings.address == NONE or self.has_pool(6)
 
-    async def detect(self, version: int) -> DetectedAddress:
-        """The node's address with its subnet. Raises NoAddress."""
-        setting = "node.address6" if version == 6 else "node.address"
-        given = self.settings.address6 if version == 6 else self.settings.address
+    def has_pool(self, version: int) -> bool:
+        """Whether pods may have addresses of this version."""
+        return any(pool.cidr.version == version for pool in self.pools())
+
+    def given(self, version: int) -> str:
+        """What the settings say of this version: an address, `none`, or nothing."""
+        return self.settings.address6 if version == 6 else self.settings.address
+
+    async def detect(self, version: int, recorded: InterfaceAddress | None = None) -> DetectedAddress:
+        """The node's address with its subnet; `recorded`, if the node may keep that one. Raises NoAddress."""
         chosen = parse_method(self.settings.method6 if version == 6 else self.settings.method)
-        if given:
-            return DetectedAddress(ip_interface(given), "given", await self._candidates(version, chosen))
+        if given := self.given(version):
+            return DetectedAddress(
+                ip_interface(given), "given", candidates=await self._candidates(version, chosen)
+            )
+        found: DetectedAddress | NoAddress
+        try:
+            found = await self._detect(version, chosen)
+        except NoAddress as error:
+            found = error
+        kept = (
+            recorded_candidate(await self.kernel.links(), recorded, chosen) if recorded is not None else None
+        )
+        if kept is not None and _may_stay(kept, found, chosen):
+            how = f"recorded before, and {kept.interface} bears it"
+            if isinstance(found, DetectedAddress) and found.address.ip == kept.address.ip:
+                how = found.how
+            return DetectedAddress(kept.address, how, kept.interface, found.candidates)
+        if isinstance(found, NoAddress):
+            raise found
+        return found
+
+    async def _detect(self, version: int, chosen: AutodetectionMethod) -> DetectedAddress:
+        setting = "node.address6" if version == 6 else "node.address"
         tried: list[str] = []
         candidates: tuple[AddressCandidate, ...] = ()
         for candidates, how in await self._rounds(version, chosen, tried):
             for one in candidates:
                 if one.reject_reason is None:
-                    return DetectedAddress(one.address, f"{how} by {one.interface}", candidates)
+                    return DetectedAddress(
+                        one.address, f"{how} by {one.interface}", one.interface, candidates
+                    )
             tried += [f"{one.address.ip} {one.reject_reason}" for one in candidates]
         reasons = "; ".join(dict.fromkeys(tried)) or f"no interface has an IPv{version} address"
         raise NoAddress(f"no node address found ({reasons}); give one as {setting}", candidates)
@@ -117,7 +151,7 @@ class Autodetection:
             if path.source.is_loopback or path.source == host:
                 tried.append(f"{host}: is this machine itself")
                 continue
-            kept = [one for one in candidates if one.address.ip == path.source]
+            kept = of_source(candidates, path.source)
             reason = f"is not the source of the route to {host}"
             rounds.append((restrict(candidates, kept, reason), f"route to {host}"))
         if version == 6 and chosen.kind is MethodKind.ROUTE:
@@ -125,6 +159,15 @@ class Autodetection:
             first_found = AutodetectionMethod(MethodKind.FIRST_FOUND)
             rounds.append((await self._candidates(6, first_found), "first found"))
         return rounds
+
+
+def _may_stay(
+    kept: AddressCandidate, found: DetectedAddress | NoAddress, chosen: AutodetectionMethod
+) -> bool:
+    """Whether the recorded address stays: `can-reach` means an interface, by the route to a host that was chosen."""
+    if chosen.kind is not MethodKind.CAN_REACH or isinstance(found, NoAddress):
+        return True
+    return found.interface == kept.interface
 
 
 async def resolved(names: Iterable[str], version: int) -> list[Address]:

@@ -1,15 +1,15 @@
 """The node's control loop: the paths to the other nodes, then this node's own resource, when their inputs change.
 
-Promises: nothing is written before the datastore was read as a whole; a step whose inputs are those of the last good
-one writes nothing, but for one every RESYNC_SECONDS; one that failed is tried again every RETRY_SECONDS.
+Promises: nothing is written before the datastore was read as a whole, and while it is locked; a step whose inputs are
+those of the last good one writes nothing, but for one every RESYNC_SECONDS; one that failed is tried again every
+RETRY_SECONDS.
 Does not know: what is in the resource, what follows from the paths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
-import structlog
+from contextlib import suppress
 
 from agent.clock import Clock
 from agent.dataplane.inputs.underlay import UnderlayRoutes
@@ -20,14 +20,15 @@ from agent.datastore.state_cache import StateCache
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Link
 from agent.node.node_resource import NodeResource
-from ipam.failures import IpamError
+from ipam.failures import DatastoreLocked, IpamError
 from ipam.keys import resource_key
+from ipam.model import NodeName
 
 RESYNC_SECONDS = 60.0
 """Everything is compared again this often, whatever happened."""
 RETRY_SECONDS = 2.0
-
-log = structlog.get_logger()
+CLAIM_PAUSE_SECONDS = 0.5
+"""Between two looks for an answer, while it is asked who has the record."""
 
 
 class NodeController:
@@ -38,14 +39,14 @@ class NodeController:
         resource: NodeResource,
         underlay: UnderlayRoutes,
         state: StateCache,
-        in_sync: Callable[[], bool],
+        may_write: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        """`in_sync` says whether the datastore was read as a whole."""
+        """`may_write` says whether the datastore was read as a whole and is not locked."""
         self._resource = resource
         self._underlay = underlay
         self._state = state
-        self._in_sync = in_sync
+        self._may_write = may_write
         self._clock = clock
         self._trigger = Trigger()
         self._all_links: Mapping[str, Link] = {}
@@ -74,7 +75,8 @@ class NodeController:
     async def run(self) -> None:
         """Take steps until cancelled."""
         while True:
-            await self._trigger.wait(RESYNC_SECONDS if self._done is not None else RETRY_SECONDS)
+            pause = CLAIM_PAUSE_SECONDS if self._is_asking() else RETRY_SECONDS
+            await self._trigger.wait(RESYNC_SECONDS if self._done is not None else pause)
             await self.step()
 
     async def step(self) -> None:
@@ -83,20 +85,29 @@ class NodeController:
         now = self._clock.now()
         is_due, is_new = now >= self._due_at, links is not self._looked
         self._looked = links
-        nodes = [node.ipv4.ip for node in self._state.nodes.values() if node.ipv4 is not None]
+        known = (node.ipv4 or node.ipv6 for node in self._state.nodes.values())
+        nodes = [address.ip for address in known if address is not None]
         await self._underlay.update(nodes, links, anew=is_new or is_due)
-        if not self._in_sync() or (inputs == self._done and not is_due):
+        if self._is_asking():
+            with suppress(IpamError):  # asked again soon
+                await self._resource.incumbency.step()
+        if not self._may_write() or (inputs == self._done and not is_due):
             return
         self._due_at = now + RESYNC_SECONDS
         self._done = None  # whatever happens now, it is not done before it has ended well
-        before = self._resource.trouble
         try:
             await self._resource.reconcile()
+        except DatastoreLocked:  # said by the status; the unlocking triggers the next step
+            return
         except (IpamError, KernelError) as error:
             self._resource.trouble = str(error)
-        self._done = inputs if self._resource.trouble is None else None
-        if self._resource.trouble not in (None, before):
-            log.warning("node.not_registered", why=self._resource.trouble)
+        is_right = self._resource.trouble is None and not self._resource.is_changing
+        self._done = inputs if is_right else None
+
+    def _is_asking(self) -> bool:
+        """Whether another machine, or this one before it booted, has the record."""
+        own = self._state.own_node
+        return own is not None and self._resource.incumbency.is_asking(own.metadata.annotations)
 
 
 def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, ...]:
@@ -106,6 +117,7 @@ def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, .
         for link in links.values()
         if link.name not in OUR_TUNNELS and not link.name.startswith(WORKLOAD_PREFIX)
     )
+    tunnels = tuple(sorted(link.name for link in links.values() if link.name in OUR_TUNNELS and link.up))
     own_key = resource_key(PLURALS["Node"], state.node)
     is_lost = own_key in state.missing  # an older datastore has forgotten it
     return (
@@ -115,4 +127,24 @@ def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, .
         state.has_lost_pools,
         is_lost,
         addresses,
+        tunnels,
+        _others_at_our_address(state),
+        state.tunnel_handles,  # somebody may have released a tunnel's address
+    )
+
+
+def _others_at_our_address(state: StateCache) -> tuple[NodeName, ...]:
+    """The other nodes that say that they have an address of this node's."""
+    me = state.own_node
+    own = [found.ip for version in (4, 6) if me is not None and (found := me.underlay(version)) is not None]
+    if not own:
+        return ()
+    others = ((name, node) for name, node in state.nodes.items() if name != state.node)
+    return tuple(
+        sorted(
+            name
+            for name, node in others
+            for version in (4, 6)
+            if (taken := node.underlay(version)) is not None and taken.ip in own
+        )
     )

@@ -1,6 +1,7 @@
 """Gives a node's record to another machine, by a person's word alone.
 
-Promises: one guarded write of one annotation; every other field stays. Does not know: whether the other machine lives.
+Promises: one guarded write of the annotations that name a machine; every other field stays.
+Does not know: whether the other machine lives.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 from typing import Any
 
 from agent.datastore.resources.resource_types import PLURALS
-from agent.node.machine import ANNOTATION
+from agent.node.machine import ANNOTATION, LIFE_ANNOTATION
 from ipam.etcd.store import Committed, Put, Store, Unchanged, optimistic
 from ipam.failures import Malformed, Refused
 from ipam.keys import resource_key
@@ -18,8 +19,8 @@ from ipam.model import NodeName
 MOST_WRITES = 5
 
 
-async def take_over(store: Store, node: NodeName, machine: str) -> str:
-    """Have the record name this machine; the id that it bore, empty if none.
+async def take_over(store: Store, node: NodeName, machine: str, life: str = "") -> str:
+    """Have the record name this machine and its life; the id that it bore, empty if none.
 
     Raises Refused when there is no record, Malformed when it cannot be read, Conflict, StoreError.
     """
@@ -29,19 +30,21 @@ async def take_over(store: Store, node: NodeName, machine: str) -> str:
         current = await store.get(key)
         if current is None:
             raise Refused(f"there is no node {node}: whichever machine registers first is it")
-        raw = _record(current.key, current.value)
+        raw = record_of(current.key, current.value)
         annotations = raw["metadata"].get("annotations") or {}
         before = str(annotations.get(ANNOTATION, ""))
-        if before == machine:
+        wanted = {ANNOTATION: machine, **({LIFE_ANNOTATION: life} if life else {})}
+        if all(annotations.get(name) == value for name, value in wanted.items()):
             return before
-        raw["metadata"]["annotations"] = {**annotations, ANNOTATION: machine}
+        raw["metadata"]["annotations"] = {**annotations, **wanted}
         guard, put = Unchanged(key, current.revision), Put(key, json.dumps(raw).encode())
         return before if isinstance(await store.commit((guard,), (put,)), Committed) else None
 
     return await optimistic(attempt, MOST_WRITES, f"node {node}: somebody else keeps writing {key}")
 
 
-def _record(key: str, value: bytes) -> dict[str, Any]:
+def record_of(key: str, value: bytes) -> dict[str, Any]:
+    """A node's record as a document that has metadata. Raises Malformed."""
     try:
         raw = json.loads(value)
     except (ValueError, RecursionError) as error:

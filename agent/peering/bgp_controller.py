@@ -9,7 +9,7 @@ Does not know: wire formats, the kernel, what becomes of learned routes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -43,14 +43,16 @@ from agent.peering.peers import (
     required_passwords,
 )
 from agent.peering.refused_prefixes import refused_prefixes
-from agent.peering.session_troubles import session_troubles
+from agent.peering.session_troubles import refused_keys, session_troubles
 from agent.trouble import Trouble
 from bgp.peer_config import SpeakerConfig
 from bgp.policy.block_claims import BlockClaims
+from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family, Prefix
 from ipam.address_text import text_of
+from ipam.model import NodeName
 
 LISTEN_RETRY_SECONDS = 2.0
 REFUSED_LATELY_SECONDS = 600.0
@@ -248,8 +250,6 @@ class BgpController:
                 self.trouble = None
                 await speaker.run()
             except ListenFailed as error:
-                if self.trouble is None:
-                    log.error("bgp.cannot_listen", why=str(error))
                 self.trouble = str(error)
                 await asyncio.sleep(LISTEN_RETRY_SECONDS)
             except Exception as error:
@@ -352,6 +352,17 @@ class BgpController:
         return found
 
     @property
+    def peers(self) -> Collection[Address]:
+        """Whom this node should have as peers."""
+        return self._desired.peers.keys()
+
+    @property
+    def established(self) -> frozenset[Address]:
+        """The peers whose session is up."""
+        known = self.speaker.status() if self.speaker is not None else ()
+        return frozenset(peer.address for peer in known if peer.state is State.ESTABLISHED)
+
+    @property
     def converged(self) -> bool:
         """Whether what is not learned may be taken as not existing."""
         return self.speaker is not None and self.speaker.converged
@@ -384,11 +395,26 @@ class BgpController:
                 )
 
     def session_troubles(self) -> Iterator[Trouble]:
-        """What is wrong with sessions: limits, near and exceeded, and errors of this program."""
+        """What is wrong with sessions: limits, near and exceeded, refused passwords, errors of this program."""
         if self.speaker is None:
-            return iter(())
+            return
         mesh = {address for address, one in self._desired.peers.items() if one.kind is PeerKind.MESH}
-        return session_troubles(self.speaker.status(), self.speaker.failure, mesh)
+        yield from session_troubles(self.speaker.status(), self.speaker.failure, mesh)
+        yield from refused_keys(self.speaker.refused_keys, self.speaker.optmem_needed)
+
+    def mesh_sessions(self) -> dict[NodeName, str]:
+        """Node of the mesh -> the state of the session with it, in words."""
+        mesh = {
+            address: one.config.description
+            for address, one in self._desired.peers.items()
+            if one.kind is PeerKind.MESH
+        }
+        peers = self.speaker.status() if self.speaker is not None else ()
+        return {
+            NodeName(mesh[peer.address]): f"the session with it is {peer.state.value}"
+            for peer in peers
+            if peer.address in mesh
+        }
 
     def refused(self) -> Iterator[Trouble]:
         """The peers that announce what nobody may have from them."""

@@ -16,11 +16,14 @@ from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import own_blocks
 from agent.netlink.objects import Link, Route, RouteKey, RouteType
 from agent.peering.peer_policies import PolicyInterface
-from bgp.policy.origination import PLAIN, Origination
+from bgp.policy.origination import Origination
+from bgp.policy.policy import NORMAL_LOCAL_PREF
 from bgp.wire.families import Prefix
 from ipam.model import NodeName
 
-BLOCK = Origination(is_block=True)
+BLOCK = Origination(is_block=True, local_pref=NORMAL_LOCAL_PREF)
+OTHER = Origination(local_pref=NORMAL_LOCAL_PREF)
+"""What is no block. LOCAL_PREF is that of Calico from 3.32 on, so that a policy's `setPriority` compares as there."""
 
 
 def with_local_address(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
@@ -62,7 +65,7 @@ def originations(
     blocks = {
         block for block in own if block.prefixlen == block.max_prefixlen or RouteKey(block) in installed
     }
-    return {**dict.fromkeys(others, PLAIN), **dict.fromkeys((*blocks, *inherited), BLOCK)}
+    return {**dict.fromkeys(others, OTHER), **dict.fromkeys((*blocks, *inherited), BLOCK)}
 
 
 def policy_interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[PolicyInterface, ...]:

@@ -6,6 +6,7 @@ Does not know: how facts are read, who prints.
 
 from __future__ import annotations
 
+from agent.preflight.flannel_checks import FLANNEL_CHECKS
 from agent.preflight.host_checks import HOST_CHECKS
 from agent.preflight.host_facts import HostFacts, HostFinding, Severity
 from agent.preflight.network_checks import NETWORK_CHECKS
@@ -13,7 +14,7 @@ from agent.preflight.network_checks import NETWORK_CHECKS
 
 def findings(facts: HostFacts) -> tuple[HostFinding, ...]:
     """Everything that is not as it should be."""
-    found = [one for check in (*NETWORK_CHECKS, *HOST_CHECKS) for one in check(facts)]
+    found = [one for check in (*NETWORK_CHECKS, *HOST_CHECKS, *FLANNEL_CHECKS) for one in check(facts)]
     if facts.pools_unknown is not None:
         found.append(
             HostFinding(

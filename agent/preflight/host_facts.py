@@ -13,7 +13,7 @@ from enum import Enum, IntEnum
 from agent.dataplane.kernel.dataplane_objects import ForwardChain
 from agent.felix.felix_rules import FilterRemains
 from agent.netlink.objects import Link, Route
-from ipam.model import Pool
+from ipam.model import Pool, Prefix
 
 
 class Severity(IntEnum):
@@ -107,6 +107,29 @@ class ExclusionFile:
 
 
 @dataclass(frozen=True, slots=True)
+class FlannelChain:
+    """A chain that flannel made."""
+
+    origin: str
+    """nftables or iptables-legacy."""
+    family: str
+    table: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.origin} chain {self.family} {self.table} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class FlannelRemains:
+    """What flannel left, or has."""
+
+    chains: tuple[FlannelChain, ...] = ()
+    networks: tuple[Prefix, ...] = ()
+    """Its range of each version of IP, as far as it wrote it down."""
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """The machine, as far as it could be read."""
 
@@ -118,6 +141,7 @@ class HostFacts:
     """The FORWARD chain of iptables-legacy, which nftables does not show."""
     calico: FilterRemains = field(default_factory=FilterRemains)
     """The rules that Calico's Felix left, or has."""
+    flannel: FlannelRemains = field(default_factory=FlannelRemains)
     underlay: Link | None = None
     """What carries the pods' packets to other nodes."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -138,6 +162,10 @@ class HostFacts:
     agent_open_files: int | None = None
     """The soft limit of the running agent."""
     pools: tuple[Pool, ...] = ()
+    bgp_peers: int = 0
+    """Most peers that this node can have: the other nodes, and what is configured beside them."""
+    bgp_passwords: bool = False
+    """Whether any peering has a password."""
     pools_unknown: str | None = None
     """Why the datastore could not be asked."""
     opens_forward: bool = True

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from ssl import SSLContext
 from urllib.parse import urlsplit
@@ -24,14 +24,23 @@ from urllib.parse import urlsplit
 from agent.clock import SystemClock
 from agent.configuration.config import Config
 from agent.dataplane.kernel.protocol import Kernel
-from agent.felix.kernel_rules import read_filter_remains
+from agent.felix.kernel_rules import read_chain_names, read_filter_remains
 from agent.netlink.kernel_errors import KernelError
-from agent.preflight.host_facts import AGENT, KERNEL_PARTS, ExclusionFile, HostFacts, ModuleState
+from agent.preflight.host_facts import (
+    AGENT,
+    KERNEL_PARTS,
+    ExclusionFile,
+    FlannelChain,
+    FlannelRemains,
+    HostFacts,
+    ModuleState,
+)
 from agent.preflight.network_checks import BGP_PORT
 from agent.preflight.proc_scan import file_text, open_files, scan_listeners, scan_processes
 from agent.service import layout
 from agent.service.host_snapshot import matching_sysctls
 from agent.service.install import unit_file
+from ipam.model import Prefix
 
 ASK_SECONDS = 2.0
 OUTSIDE = IPv4Address("198.51.100.1")
@@ -40,6 +49,7 @@ SYSCTLS = (
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv4/conf/*/rp_filter",
+    "net/core/optmem_max",
     "net/netfilter/nf_conntrack_max",
     "net/netfilter/nf_conntrack_count",
     "fs/inotify/max_user_instances",
@@ -49,6 +59,8 @@ SYSCTLS = (
 CONFLIST_ENDS = (".conf", ".conflist", ".json")
 NETWORKD = ("network/10-tortie.network", "networkd.conf.d/tortie.conf")
 NETWORK_MANAGER = "NetworkManager/tortie.conf"
+FLANNEL_MARK, FLANNEL_CHAIN, FLANNEL_TABLE = "FLANNEL-", "FLANNEL-", "flannel-"
+"""In iptables its chains, in nftables its tables begin so."""
 STA_UNSYNC = 0x0040
 """linux/timex.h."""
 
@@ -69,6 +81,7 @@ async def read_host(kernel: Kernel, config: Config, root: Path = Path("/")) -> H
         processes=running,
         listeners=scan_listeners(proc, BGP_PORT, running),
         conflists=conflists(root / "etc/cni/net.d"),
+        flannel=FlannelRemains(await _flannel_chains(unread), flannel_networks(root)),
         networkd=tuple(_exclusion_file(root, source) for source in NETWORKD),
         network_manager=(_exclusion_file(root, NETWORK_MANAGER),),
         synchronised=synchronised(),
@@ -102,6 +115,30 @@ async def _kernel_facts(kernel: Kernel, unread: dict[str, str]) -> HostFacts:
         unread["the way to other nodes"] = str(error)
         return facts
     return replace(facts, underlay=link)
+
+
+async def _flannel_chains(unread: dict[str, str]) -> tuple[FlannelChain, ...]:
+    try:
+        chains = await read_chain_names(FLANNEL_MARK)
+    except (KernelError, OSError) as error:
+        unread["what flannel left"] = str(error)
+        return ()
+    return tuple(
+        FlannelChain(*one)
+        for one in chains
+        if one[3].startswith(FLANNEL_CHAIN) or one[2].startswith(FLANNEL_TABLE)
+    )
+
+
+def flannel_networks(root: Path) -> tuple[Prefix, ...]:
+    """The ranges that flannel was given, of /run/flannel/subnet.env."""
+    words = dict(line.partition("=")[::2] for line in file_text(root / "run/flannel/subnet.env").splitlines())
+    found = []
+    for name in ("FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK"):
+        for text in words.get(name, "").split(","):
+            with suppress(ValueError):
+                found.append(ip_network(text.strip(), strict=False))
+    return tuple(found)
 
 
 def legacy_forward_drops(proc: Path) -> bool:

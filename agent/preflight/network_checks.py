@@ -13,6 +13,7 @@ from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import ForwardChain
 from agent.netlink.objects import RTPROT_KERNEL, Link, Prefix, Route, RouteType, protocol_name
 from agent.preflight.host_facts import AGENT, HostFacts, HostFinding, Severity
+from bgp.transport.md5_keys import optmem_needed
 from ipam.model import EncapsulationMode, Pool
 
 BGP_PORT = 179
@@ -190,4 +191,17 @@ def _bgp_port(facts: HostFacts) -> Iterator[HostFinding]:
         )
 
 
-NETWORK_CHECKS = (_overlaps, _forward, _forwarding, _reverse_path, _mtu, _bgp_port)
+def _md5_keys(facts: HostFacts) -> Iterator[HostFinding]:
+    """Each BGP password costs memory of one socket, but for peers of one password that lie together (RFC 2385)."""
+    most, needed = facts.sysctl_number("net/core/optmem_max"), optmem_needed(facts.bgp_peers)
+    if most is None or most >= needed or not facts.bgp_peers:
+        return
+    yield HostFinding(
+        Severity.WARNING if facts.bgp_passwords else Severity.NOTE,
+        "the kernel would not take a BGP password for each peer",
+        f"net.core.optmem_max = {most}, {facts.bgp_peers} peers need {needed} if each has its own",
+        f"sysctl -w net.core.optmem_max={needed}",
+    )
+
+
+NETWORK_CHECKS = (_overlaps, _forward, _forwarding, _reverse_path, _mtu, _bgp_port, _md5_keys)

@@ -30,15 +30,19 @@ class Readiness:
     """Why the last reload was refused."""
 
 
-def why_not_ready(*, in_sync: bool, datastore_trouble: str | None, unregistered: str | None) -> str | None:
+def why_not_ready(
+    *, in_sync: bool, datastore_trouble: str | None, unregistered: str | None, no_writes: str | None = None
+) -> str | None:
     """Why no pod can be attached now, which is what /readyz, CNI's STATUS and the service manager say; None if one can.
 
-    `unregistered` is why this node has no Node resource yet.
+    `unregistered` is why this node has no Node resource yet, `no_writes` why the datastore answers and takes no writes.
     """
     if not in_sync:
         return f"the datastore has not been read yet ({datastore_trouble or 'still reading'})"
     if datastore_trouble is not None:
         return f"the datastore is away: {datastore_trouble}"
+    if no_writes is not None:
+        return no_writes
     return f"the node is not registered: {unregistered}" if unregistered is not None else None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from agent.clock import Clock
+from agent.dataplane.trigger import Trigger
 from agent.service.readiness import Readiness, is_ready, status_text
 from agent.service.sd_notify import Notifier
 
@@ -42,8 +43,13 @@ class Supervision:
         self._request_pass = request_pass
         self._clock = clock
         self._said = ""
+        self._trigger = Trigger()
         self.ready = False
         self._passes_when_in_sync: int | None = None
+
+    def trigger(self) -> None:
+        """What the status says may have changed."""
+        self._trigger.fire()
 
     async def run(self) -> None:
         """Notify the service manager until cancelled."""
@@ -53,7 +59,7 @@ class Supervision:
         try:
             while True:
                 self._look(self._clock.now() - started)
-                await asyncio.sleep(pause if self.ready else min(pause, STARTING_SECONDS))
+                await self._trigger.wait(pause if self.ready else min(pause, STARTING_SECONDS))
         except asyncio.CancelledError:
             if not self._begins_again():  # else systemd would wait for the process to end, and kill it
                 self._notifier.notify("STOPPING=1", "STATUS=stopping; routes stay as they are")

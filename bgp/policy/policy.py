@@ -22,6 +22,8 @@ NORMAL_PRIORITY = 1024
 """The priority of a path whose LOCAL_PREF carries none."""
 LARGEST_LOCAL_PREF = 0x7FFFFFFF
 """LOCAL_PREF of priority 0: Calico carries a priority P between nodes as this number less P."""
+NORMAL_LOCAL_PREF = LARGEST_LOCAL_PREF - NORMAL_PRIORITY
+"""LOCAL_PREF of what a node originates: with it Calico's kernel routes get their normal metric."""
 LEAST_LOCAL_PREF_WITH_PRIORITY = 0x40000000
 """Anything below is an ordinary LOCAL_PREF."""
 

@@ -25,6 +25,7 @@ from bgp.policy.origination import Origination
 from bgp.scheduler import Scheduler, Seen
 from bgp.session.fsm import State
 from bgp.transport.listeners import Listeners
+from bgp.transport.md5_keys import optmem_needed
 from bgp.transport.tcp import Tcp, outgoing_socket
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Address, Family, Prefix, number_of
@@ -38,6 +39,8 @@ PROBE_CHECK_SECONDS = 0.1
 
 STEP_RETRY_SECONDS = 1.0
 """How long after a step that failed the next is taken, if nothing happens before."""
+SECURITY_RETRY_SECONDS = 1.0
+"""How long after the kernel has refused an MD5 key it is asked again: somebody may have given it the memory."""
 
 _Addresses = TypeVar("_Addresses", bound=Address)
 _Prefixes = TypeVar("_Prefixes", bound=Prefix)
@@ -96,6 +99,7 @@ class Speaker:
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
         self._next_step: asyncio.Handle | None = None
+        self._security_retry: asyncio.TimerHandle | None = None
 
     # -- configuration and what was learned -------------------------------------------------------------------------
 
@@ -174,10 +178,10 @@ class Speaker:
             self._running = False
             self.listening.clear()
             self._listeners.close()
-            for handle in (self._timer, self._next_step, *self._probes.values()):
+            for handle in (self._timer, self._next_step, self._security_retry, *self._probes.values()):
                 if handle is not None:
                     handle.cancel()
-            self._timer = self._next_step = None
+            self._timer = self._next_step = self._security_retry = None
             self._probes.clear()
             for task in self._dialing.values():
                 task.cancel()
@@ -360,10 +364,27 @@ class Speaker:
             self._schedule()
 
     def _apply_security(self) -> None:
-        for address, why in self._listeners.apply_security(
-            peer.config for peer in self.instance.peers.values()
-        ):
-            self._log.warning("bgp.no_md5", peer=str(address), why=why)  # `opened` turns it away
+        before, listeners = self._listeners.refused, self._listeners
+        listeners.apply_security(peer.config for peer in self.instance.peers.values())
+        for address, why in listeners.refused.items():
+            if address not in before:
+                self._log.warning("bgp.no_md5", peer=str(address), why=why)  # `opened` turns it away
+        for address in before.keys() - listeners.refused.keys():
+            self._log.info("bgp.md5", peer=str(address))
+        if self._security_retry is not None:
+            self._security_retry.cancel()
+        later = asyncio.get_running_loop().call_later if listeners.refused else None
+        self._security_retry = later(SECURITY_RETRY_SECONDS, self._apply_security) if later else None
+
+    @property
+    def refused_keys(self) -> Mapping[Address, str]:
+        """Peer with a password for which the kernel took no MD5 key -> why; it is asked again every second."""
+        return self._listeners.refused
+
+    @property
+    def optmem_needed(self) -> int:
+        """The net.core.optmem_max with which the kernel takes all MD5 keys."""
+        return optmem_needed(self._listeners.keys)
 
     def opened(self, tcp: Tcp) -> None:
         """TCP is up."""

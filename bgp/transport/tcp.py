@@ -14,18 +14,21 @@ import select
 import socket
 import struct
 from contextlib import suppress
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
 from bgp.peer_config import PeerConfig
 from bgp.transport.tcp_info import OpeningPacket, Socket, is_acknowledged, opening_packet, written_octets
-from bgp.wire.families import Address
+from bgp.wire.families import Address, Prefix
 
 HIGH_WATER_BYTES = 64 << 10
 CLOSING_SECONDS = 5.0
 """How long a last NOTIFICATION may take to leave."""
 TCP_MD5SIG = 14
 """Socket option of linux/tcp.h; the socket module does not name it."""
+TCP_MD5SIG_EXT = 32
+"""The same of Linux 4.14: with a flag the key is for a prefix."""
+TCP_MD5SIG_FLAG_PREFIX = 1
 IP_MINTTL = 21
 """Socket option of linux/in.h; the socket module does not name it."""
 IPV6_MINHOPCOUNT = 73
@@ -187,14 +190,27 @@ class Tcp(asyncio.Protocol):
         self._owner.flow_changed(self)
 
 
-def set_md5_key(sock: Socket, peer: Address, password: str) -> None:
-    """Set the TCP MD5 key for a peer (RFC 2385), also on a listening socket; an empty password removes it."""
-    key = password.encode()
-    if peer.version == 4:
-        address = struct.pack("=HH4s120x", socket.AF_INET, 0, peer.packed)
+def set_md5_key(sock: Socket, peers: Address | Prefix, password: str) -> None:
+    """Set the TCP MD5 key for a peer, or for all in a prefix (RFC 2385), also on a listening socket.
+
+    An empty password removes it. Raises OSError.
+    """
+    network = _network_of(peers)
+    key, length = password.encode(), network.prefixlen
+    if network.version == 4:
+        address = struct.pack("=HH4s120x", socket.AF_INET, 0, network.network_address.packed)
     else:
-        address = struct.pack("=HHI16sI100x", socket.AF_INET6, 0, 0, peer.packed, 0)
-    sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, address + struct.pack("=BBHi80s", 0, 0, len(key), 0, key))
+        address = struct.pack("=HHI16sI100x", socket.AF_INET6, 0, 0, network.network_address.packed, 0)
+    whole = length == network.max_prefixlen
+    option, flags = (TCP_MD5SIG, 0) if whole else (TCP_MD5SIG_EXT, TCP_MD5SIG_FLAG_PREFIX)
+    value = struct.pack("=BBHi80s", flags, 0 if whole else length, len(key), 0, key)
+    sock.setsockopt(socket.IPPROTO_TCP, option, address + value)
+
+
+def _network_of(peers: Address | Prefix) -> Prefix:
+    if isinstance(peers, IPv4Address):
+        return IPv4Network(peers)
+    return IPv6Network(int(peers)) if isinstance(peers, IPv6Address) else peers  # without its zone
 
 
 def set_max_ttl(sock: Socket) -> None:

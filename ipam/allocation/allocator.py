@@ -27,6 +27,7 @@ from ipam.allocation.fence import Fence
 from ipam.allocation.release import (
     GuardedAddress,
     KnownBlocks,
+    NodeRelease,
     ReleaseResult,
     block_of_address,
     draft_handle_release,
@@ -38,15 +39,22 @@ from ipam.allocation.release import (
     unrecorded,
 )
 from ipam.allocation.sticky import names_of
-from ipam.allocation.transaction import NO_WRITES, Piggyback, PiggybackedWrites, Transaction, read_block
+from ipam.allocation.transaction import (
+    NO_WRITES,
+    Piggyback,
+    PiggybackedWrites,
+    Transaction,
+    broken_guards,
+    read_block,
+)
 from ipam.codec import decode_handle
 from ipam.etcd.store import CommitOutcome, Committed, Pause, Put, Store, Versioned
 from ipam.failures import IpamError, Malformed, Refused, StoreError
-from ipam.keys import IPAM_CONFIG, block_key, handle_key
+from ipam.keys import IPAM_CONFIG, RESERVATIONS, block_key, handle_key
 from ipam.model import Address, AddressRequest, Assignment, Attributes, HandleId, NodeName, PoolRecord, Prefix
 
 FRESH_SECONDS = 60
-"""Hints older than this are read anew: an address reserved meanwhile is honoured from then on."""
+"""Hints older than this are read anew: what is reserved no more is given from then on."""
 
 ReleaseJob = CommitJob[tuple[Address, ...]]
 """One caller's release of all that a handle holds."""
@@ -88,8 +96,10 @@ class AssignQueue(CommitQueue[AssignJob]):
     async def _prepare(self, group: Sequence[AssignJob]) -> None:
         await self._fence.set()
         now, loaded_at = self._environment.now(), self.cache.loaded_at
-        if loaded_at is None or now - loaded_at > timedelta(seconds=FRESH_SECONDS):
-            self.cache = await load_block_cache(self._store, self.cache, now)
+        # A clock that was set back makes nothing fresh.
+        fresh = timedelta(seconds=FRESH_SECONDS)
+        if loaded_at is None or not timedelta(0) <= now - loaded_at <= fresh:
+            self.cache = await load_block_cache(self._store, self.cache, now, self._environment.claims())
 
     async def _plan(self, job: AssignJob, transaction: Transaction) -> bool:
         held = await read_handle_blocks(self._store, job.handle, job.stored)
@@ -105,6 +115,7 @@ class AssignQueue(CommitQueue[AssignJob]):
                 counts[item.block] = counts.get(item.block, 0) + 1
             transaction.write_handle(job.handle, revision, counts)
             transaction.guard(IPAM_CONFIG, self.cache.config_revision)
+            transaction.guard_prefix(RESERVATIONS, self.cache.reservations_revision)
         elif await self._is_whole(job):
             job.succeed()
             return False
@@ -144,6 +155,8 @@ class AssignQueue(CommitQueue[AssignJob]):
             self.cache.record_commit(transaction, outcome.revision)
         else:
             self.cache.learn(outcome.present)
+            if RESERVATIONS in broken_guards(transaction.guards_and_operations[0], outcome):
+                self.cache.loaded_at = None  # one was written since
 
     async def _take_back(self, job: AssignJob) -> None:
         """Give back what a transaction assigned to a caller that has gone, for nobody else knows of it.
@@ -208,8 +221,9 @@ class ReleaseQueue(CommitQueue[ReleaseJob]):
         self._names = {name: read.get(handle_key(name)) for name in names}
 
     async def _plan(self, job: ReleaseJob, transaction: Transaction) -> bool:
-        now = self._environment.now()
-        job.result = draft_handle_release(transaction, job.handle, job.stored, self._known, now, self._names)
+        job.result = draft_handle_release(
+            transaction, job.handle, job.stored, self._known, self._environment, self._names
+        )
         transaction.attach(job.attached)
         if job.stored is None and not job.attached.operations:
             job.succeed()
@@ -220,12 +234,11 @@ class ReleaseQueue(CommitQueue[ReleaseJob]):
         """Take what a release left of each block into its owner's hints, unless these are newer."""
         if not isinstance(outcome, Committed):
             return
-        for cidr, versioned in transaction.blocks.items():
-            owner = versioned.block.owner
-            queue = self._assignments.get(owner) if owner is not None else None
-            known = queue.cache.own.get(cidr) if queue is not None else None
-            if queue is not None and known is not None and known.revision < outcome.revision:
-                queue.cache.record_block(transaction, cidr, outcome.revision)
+        for cidr in transaction.blocks:
+            for queue in self._assignments.values():
+                known = queue.cache.own.get(cidr)
+                if known is not None and known.revision < outcome.revision:
+                    queue.cache.record_block(transaction, cidr, outcome.revision)
 
     def _remembered(self, cidrs: Collection[Prefix]) -> KnownBlocks | None:
         """These blocks as one node's hints have them, if they have all."""
@@ -250,14 +263,19 @@ class Allocator:
         random: Callable[[], float] = random.random,
         *,
         in_use: Callable[[], Mapping[Address, HandleId]] = dict,
+        claims: Callable[[], Collection[Prefix]] = tuple,
+        node_labels: Callable[[NodeName], Mapping[str, str] | None] = lambda _: None,
         node: NodeName | None = None,
     ) -> None:
         """`now` answers the moment in UTC; `pools` is the watched copy, a stale one fails a guard.
 
         `pause` waits for seconds between two attempts; `random` answers from 0 to 1. `in_use` are the addresses of
         living pods here, which are given to nobody else; `node` is the one whose assignments this process alone makes.
+        `claims` are all nodes' blocks; `node_labels` answers those of a node whose claims may be given up here.
         """
-        self._environment = Environment(store, now, pools, pause, random, in_use)
+        self._environment = Environment(
+            store, now, pools, pause, random, in_use=in_use, claims=claims, node_labels=node_labels
+        )
         self._fence = Fence(store, node)
         self._queues: dict[NodeName, AssignQueue] = {}
         self._releases = ReleaseQueue(self._environment, self._queues, self._fence)
@@ -282,6 +300,13 @@ class Allocator:
         job = AssignJob(handle=request.handle, request=request, piggyback=piggyback)
         await queue.run(job)
         return job.answer.result()
+
+    @property
+    def passed_over(self) -> Mapping[Prefix, Prefix]:
+        """Blocks of which nothing, or not all, was assigned -> the block of another size that each overlaps."""
+        return {
+            cidr: other for queue in self._queues.values() for cidr, other in queue.cache.passed_over.items()
+        }
 
     async def assigned(self, handle: HandleId) -> tuple[Assignment, ...]:
         """What a handle holds now; nothing for an unknown one. Raises StoreError, Malformed."""
@@ -326,7 +351,7 @@ class Allocator:
         """
         return await release_addresses(self._environment, tuple(wanted))
 
-    async def release_node(self, node: NodeName) -> tuple[Address, ...]:
+    async def release_node(self, node: NodeName) -> NodeRelease:
         """Give back all a node holds, wherever, and its claims. Raises Conflict, StoreError."""
         if node in self._queues:
             self._queues[node].cache.loaded_at = None

@@ -11,14 +11,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from ipam import block as blocks
-from ipam.allocation.block_cache import BlockCache, abandoned_blocks, free_block, list_pool_blocks
+from ipam.allocation.block_cache import (
+    BlockCache,
+    abandoned_blocks,
+    free_block,
+    list_pool_blocks,
+    overlapping_blocks,
+)
 from ipam.allocation.environment import Environment
-from ipam.allocation.pool_selection import aligned_block, eligible_pools, pools_not_selecting
+from ipam.allocation.pool_selection import (
+    aligned_block,
+    eligible_pools,
+    named_pools,
+    pools_not_selecting,
+)
 from ipam.allocation.release import read_handle_blocks
 from ipam.allocation.sticky import is_retained
-from ipam.allocation.transaction import Transaction, VersionedBlock
+from ipam.allocation.transaction import Transaction, VersionedBlock, is_too_large
+from ipam.etcd.store import Versioned
 from ipam.failures import AddressInUse, BlockLimit, NoPool, PoolExhausted, Refused
-from ipam.keys import block_key, handle_key
+from ipam.keys import block_key, block_keys_around, handle_key
 from ipam.model import (
     DEFAULT_BLOCKS_PER_NODE,
     Address,
@@ -145,6 +157,8 @@ class AddressSearch:
     # -- any address --------------------------------------------------------------------------------------------------
 
     async def _some(self, version: int, count: int) -> list[Assignment]:
+        for each in (4, 6):  # a slip in the names of either family is told, whichever is asked for
+            named_pools(self._pools, self._request, each)
         found = eligible_pools(self._pools, self._request, version)
         if not found.records:
             reasons = "; ".join(found.refused) or f"none for IPv{version} is configured"
@@ -156,7 +170,8 @@ class AddressSearch:
         while len(given) < count:
             if owned >= most:
                 raise BlockLimit(
-                    f"node {self._node} has {owned} blocks and may have {most}: {self._report()}"
+                    f"node {self._node} has {owned} blocks and may have {most}; {self._way_out(most)}: "
+                    f"{self._report()}"
                 )
             claimed = await self._one_more_block(found.records)
             if claimed is None:
@@ -187,12 +202,23 @@ class AddressSearch:
         return given
 
     def _own(self, records: Sequence[PoolRecord]) -> Iterator[tuple[PoolRecord, VersionedBlock]]:
-        """The node's blocks in these pools, those of this transaction included, as it leaves them."""
+        """The node's blocks in these pools, those of this transaction included, as it leaves them.
+
+        In the order of their keys, as Calico lists its claims, whichever pool each is of.
+        """
         known = {**self._cache.own, **self._transaction.blocks}
-        for record in records:
-            for cidr, versioned in sorted(known.items(), key=lambda item: (item[0].version, item[0])):
-                if versioned.block.owner == self._node and cidr.network_address in record.pool.cidr:
-                    yield record, versioned
+        for cidr, versioned in sorted(known.items(), key=lambda item: block_key(item[0])):
+            record = next((one for one in records if cidr.network_address in one.pool), None)
+            if record is not None and versioned.block.owner == self._node:
+                yield record, versioned
+
+    def _way_out(self, most: int) -> str:
+        """What helps a node that has all the blocks it may have."""
+        strict = "" if self._cache.config.strict_affinity else " --strictaffinity true"
+        return (
+            f"let nodes have more (tortie ipam configure{strict} --max-blocks-per-host {2 * most}), "
+            "or make a pool of larger blocks (blockSize)"
+        )
 
     async def _one_more_block(
         self, records: Sequence[PoolRecord]
@@ -208,6 +234,7 @@ class AddressSearch:
                 return record, found
             if found is not None:
                 return record, self._fresh(found)
+        for record in records:  # as in Calico, only when no pool has a free one
             for versioned in abandoned_blocks(
                 await list_pool_blocks(self._environment, self._cache, record), self._now
             ):
@@ -235,7 +262,9 @@ class AddressSearch:
         for record in records:
             known = {**self._cache.lenders, **self._transaction.blocks}
             near = [
-                versioned for cidr, versioned in known.items() if cidr.network_address in record.pool.cidr
+                versioned
+                for cidr, versioned in known.items()
+                if cidr.network_address in record.pool.cidr and cidr not in self._cache.passed_over
             ]
             given += self._lent(record, near, count - len(given))
             if len(given) < count:
@@ -266,13 +295,8 @@ class AddressSearch:
             self._check_pool(address, record)
         if (user := self._other_user(address)) is not None:
             raise AddressInUse(f"address {address} is that of a living pod here ({user})")
-        cidr = aligned_block(record.pool, address)
-        versioned = self._transaction.blocks.get(cidr) or self._cache.own.get(cidr)
-        if versioned is None:
-            stored = await self._store.get(block_key(cidr))
-            versioned = self._cache.learn_block(stored) if stored is not None else self._fresh(cidr)
-            if versioned is None:
-                raise Refused(str(self._cache.damaged[block_key(cidr)]))
+        versioned = await self._block_of(address, record)
+        cidr = versioned.block.cidr
         block = self._after_cooldown(versioned)
         strict = self._cache.config.strict_affinity and not self._request.reinstated
         if block.owner != self._node and strict:
@@ -285,10 +309,47 @@ class AddressSearch:
             await self._take_over(record, versioned, block, ordinal)
         return self._assignment(address, cidr, record)
 
+    async def _block_of(self, address: Address, record: PoolRecord) -> VersionedBlock:
+        """The block of an address: the pool's own, or one of another size that stands there already.
+
+        Raises Refused where a new one would overlap others, AddressInUse, StoreError.
+        """
+        cidr = aligned_block(record.pool, address)
+        known = self._transaction.blocks.get(cidr) or self._cache.own.get(cidr)
+        keys = [key for key in block_keys_around(address) if known is None or key != block_key(cidr)]
+        around = await self._store.get_many(keys)
+        found = [self._readable(stored) for _, stored in sorted(around.items())]
+        replaced = self._request.replaces
+        for versioned in found:  # of blocks that overlap each other any may have given it
+            holder = blocks.holder(versioned.block, blocks.ordinal_of(versioned.block, address))
+            is_other = versioned.block.cidr != cidr
+            if is_other and holder is not None and blocks.bare_handle(holder.handle) not in replaced:
+                raise AddressInUse(f"address {address} is allocated to {holder.handle or 'nobody known'}")
+        if known is not None:
+            return known
+        of_pool = next((one for one in found if one.block.cidr == cidr), next(iter(found), None))
+        if of_pool is not None:
+            return self._as_planned(of_pool)
+        if others := await overlapping_blocks(self._store, cidr):
+            other = next(iter(others))
+            raise Refused(
+                f"address {address}: a new block {cidr} would overlap {other}, a block of another size"
+            )
+        return self._fresh(cidr)
+
+    def _readable(self, stored: Versioned) -> VersionedBlock:
+        """A stored block. Raises Refused for one that cannot be read."""
+        versioned = self._cache.learn_block(stored)
+        if versioned is None:
+            raise Refused(str(self._cache.damaged[stored.key]))
+        return versioned
+
     def _check_pool(self, address: Address, record: PoolRecord) -> None:
         """Raises NoPool for an address that its pool does not give now."""
         if record.pool.disabled:
             raise NoPool(f"address {address} is in pool {record.pool.name}, which is disabled")
+        if record.withdrawn:
+            raise NoPool(f"address {address} is in pool {record.pool.name}, which {record.withdrawn}")
         if self._request.use not in record.pool.allowed_uses:
             raise NoPool(f"pool {record.pool.name} is not for {self._request.use.value} addresses")
 
@@ -336,6 +397,12 @@ class AddressSearch:
         if not count:
             return []
         after, addresses = blocks.assign(block, count, self._attributes, reserved | used)
+        if is_too_large(after):
+            self._looked_at.append(
+                f"block {block.cidr} of {record.pool.name}: holds {sum(1 for _ in blocks.allocated(block))} "
+                "addresses, and etcd takes no larger value; smaller blocks (blockSize) hold more in all"
+            )
+            return []
         self._write(record, versioned, after)
         return [self._assignment(address, block.cidr, record) for address in addresses]
 
@@ -369,6 +436,7 @@ class AddressSearch:
 
     def _report(self) -> str:
         """What was looked at in vain, for a refusal."""
-        shown = [*self._looked_at, *map(str, self._cache.damaged.values())]
+        passed = (f"{one} overlaps block {other}" for one, other in self._cache.passed_over.items())
+        shown = [*self._looked_at, *passed, *map(str, self._cache.damaged.values())]
         more = [f"and {len(shown) - LONGEST_REPORT} more"] if len(shown) > LONGEST_REPORT else []
         return "; ".join((*shown[:LONGEST_REPORT], *more))

@@ -1,6 +1,7 @@
 """What one node last saw of the blocks it may use: its own, those it borrowed from, and the cluster's rules.
 
 Promises: stale is harmless, because every write compares; one damaged block hides no other and is named in `damaged`.
+What two blocks of different sizes share is given from neither, and that is in `passed_over`.
 Rules that cannot be read are what they were; if they were never read, and of reservations always, they are in
 `unknown_rules`: nobody knows what may be assigned.
 Does not know: requests, transactions.
@@ -19,10 +20,19 @@ from ipam.allocation.ipam_config import read_config
 from ipam.allocation.pool_selection import blocks_in_order
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block
 from ipam.codec import decode_affinity, decode_reservation
-from ipam.etcd.store import Put, Store, Versioned, revision_of
+from ipam.etcd.store import Listing, Put, Store, Versioned, revision_of
 from ipam.failures import Unreadable
-from ipam.keys import IPAM_CONFIG, RESERVATIONS, affinity_prefix, block_key, block_of_key, block_prefix
-from ipam.model import AffinityState, IpamConfig, NodeName, PoolRecord, Prefix
+from ipam.keys import (
+    IPAM_CONFIG,
+    RESERVATIONS,
+    affinity_prefix,
+    block_key,
+    block_of_key,
+    block_prefix,
+    inner_block_prefixes,
+    overlapping_block_keys,
+)
+from ipam.model import BLOCK_LENGTHS, AffinityState, IpamConfig, NodeName, PoolRecord, Prefix
 
 BLOCKS_AT_ONCE = 64
 """Block keys looked at in one read while a free one is sought."""
@@ -32,6 +42,8 @@ RECLAIM_AGE = timedelta(seconds=60)
 """An empty block of another node is taken only when its claim is older: a fresh one is about to be used."""
 MOST_LENDERS = 256
 """Foreign blocks remembered for the next borrowing."""
+MOST_PASSED_OVER = 4096
+"""Blocks that overlap others, looked at in one search and remembered: each costs two reads."""
 
 
 @dataclass(slots=True)
@@ -50,6 +62,12 @@ class BlockCache:
     """Whether the rules, or that there are none, were ever read."""
     reservations: dict[str, tuple[Prefix, ...]] = field(default_factory=dict)
     """Key of an IPReservation -> what it reserves."""
+    reservations_revision: int = 0
+    """When they were listed: none may have been written since."""
+    overlapping: tuple[Prefix, ...] = ()
+    """Blocks of another size that share addresses with own ones."""
+    passed_over: dict[Prefix, Prefix] = field(default_factory=dict)
+    """A block that addresses were wanted from -> one of another size that shares addresses with it."""
     damaged: dict[str, Unreadable] = field(default_factory=dict)
     """Key -> why it cannot be used."""
     loaded_at: datetime | None = None
@@ -79,10 +97,10 @@ class BlockCache:
         except Unreadable as error:
             self.damaged[IPAM_CONFIG] = error
 
-    def learn_reservations(self, listed: Mapping[str, Versioned]) -> None:
+    def learn_reservations(self, listing: Listing) -> None:
         """Remember all reservations; one that cannot be read is in `unknown_rules`, whatever it was."""
-        self.reservations = {}
-        for key, stored in listed.items():
+        self.reservations, self.reservations_revision = {}, listing.revision
+        for key, stored in listing.values.items():
             try:
                 self.reservations[key] = decode_reservation(stored)
                 self.damaged.pop(key, None)
@@ -105,7 +123,30 @@ class BlockCache:
     @property
     def reserved(self) -> tuple[Prefix, ...]:
         """All prefixes that are not assigned unless asked for by number."""
-        return tuple(prefix for some in self.reservations.values() for prefix in some)
+        return (*(prefix for some in self.reservations.values() for prefix in some), *self.overlapping)
+
+    def pass_over(self, cidr: Prefix, other: Prefix) -> None:
+        """Note that a block is not used, or not wholly, because it shares addresses with another."""
+        if len(self.passed_over) < MOST_PASSED_OVER:
+            self.passed_over[cidr] = other
+
+    def learn_claims(self, claims: Collection[Prefix]) -> None:
+        """Remember which of all nodes' claims share addresses with own blocks of another size."""
+        found: dict[Prefix, None] = {}
+        for cidr in self.own:
+            for length in _shorter(cidr):
+                if (around := cidr.supernet(new_prefix=length)) in claims:
+                    self.pass_over(cidr, around)
+                    found[around] = None
+        lengths = {
+            version: {one.prefixlen for one in self.own if one.version == version} for version in (4, 6)
+        }
+        for claim in claims:  # those of the same size, nearly all, cost a comparison
+            for length in lengths[claim.version]:
+                if claim.prefixlen > length and (cidr := claim.supernet(new_prefix=length)) in self.own:
+                    self.pass_over(cidr, claim)
+                    found[claim] = None
+        self.overlapping = tuple(found)
 
     def learn(self, present: Mapping[str, Versioned | None]) -> None:
         """Remember what a lost transaction showed of its guarded keys."""
@@ -154,8 +195,13 @@ class BlockCache:
         return bool(self.reserved) and len(self.reserved_in(cidr)) == cidr.num_addresses
 
 
-async def load_block_cache(store: Store, before: BlockCache, now: datetime) -> BlockCache:
-    """Read a node's own blocks and the rules anew; of `before` stays what cannot be read now. Raises StoreError."""
+async def load_block_cache(
+    store: Store, before: BlockCache, now: datetime, claims: Collection[Prefix] = ()
+) -> BlockCache:
+    """Read a node's own blocks and the rules anew; of `before` stays what cannot be read now. Raises StoreError.
+
+    `claims`: all nodes' blocks, as they are watched.
+    """
     node = before.node
     found = BlockCache(
         node,
@@ -178,14 +224,32 @@ async def load_block_cache(store: Store, before: BlockCache, now: datetime) -> B
     read = await store.get_many([*map(block_key, claimed), IPAM_CONFIG])
     found.learn({**read, IPAM_CONFIG: read.get(IPAM_CONFIG)})
     found.lenders.clear()
-    found.learn_reservations((await store.list(RESERVATIONS)).values)
+    found.learn_reservations(await store.list(RESERVATIONS))
+    found.learn_claims(claims)
     return found
+
+
+async def overlapping_blocks(store: Store, cidr: Prefix) -> dict[Prefix, Versioned]:
+    """The stored blocks of another size that share addresses with a block, readable or not. Raises StoreError."""
+    read = dict(await store.get_many(overlapping_block_keys(cidr)))
+    if cidr.prefixlen < max(BLOCK_LENGTHS[cidr.version]):
+        for prefix in inner_block_prefixes(cidr):
+            read |= (await store.list(prefix)).values
+    found = ((block_of_key(key), stored) for key, stored in read.items())
+    return {
+        other: stored
+        for other, stored in found
+        if other is not None and other != cidr and other.version == cidr.version and other.overlaps(cidr)
+    }
 
 
 async def free_block(
     store: Store, cache: BlockCache, record: PoolRecord, taken: Collection[Prefix]
 ) -> Prefix | VersionedBlock | None:
-    """The first block of a pool that does not exist, or that is ours without a claim. Raises StoreError."""
+    """The first block of a pool that does not exist, or that is ours without a claim. Raises StoreError.
+
+    One that would share addresses with a block of another size is passed over.
+    """
     candidates = islice(blocks_in_order(record, cache.node), MOST_BLOCKS_LOOKED_AT)
     while some := list(islice(candidates, BLOCKS_AT_ONCE)):
         wanted = [cidr for cidr in some if cidr not in taken and not cache.wholly_reserved(cidr)]
@@ -193,7 +257,13 @@ async def free_block(
         for cidr in wanted:
             stored = present.get(block_key(cidr))
             if stored is None:
-                return cidr
+                others = await overlapping_blocks(store, cidr)
+                if not others:
+                    return cidr
+                cache.pass_over(cidr, next(iter(others)))
+                if len(cache.passed_over) == MOST_PASSED_OVER:
+                    return None
+                continue
             versioned = cache.learn_block(stored)
             if versioned is not None and cidr in cache.own and versioned.block.unallocated:
                 cache.unconfirmed.add(cidr)
@@ -219,7 +289,31 @@ async def list_pool_blocks(
         if versioned is not None and cidr not in cache.own:
             block = blocks.end_cooldown(versioned.block, now, cooldown)
             found.append(VersionedBlock(block, versioned.revision))
-    return sorted(found, key=lambda _: environment.random())
+    overlapping = _overlapping(block_of_key(key) for key in listing.values)
+    for versioned in found:
+        if (other := overlapping.get(versioned.block.cidr)) is not None:
+            cache.pass_over(versioned.block.cidr, other)
+    sound = (versioned for versioned in found if versioned.block.cidr not in overlapping)
+    return sorted(sound, key=lambda _: environment.random())
+
+
+def _shorter(cidr: Prefix) -> range:
+    """The lengths of blocks that may lie around one."""
+    return range(BLOCK_LENGTHS[cidr.version].start, cidr.prefixlen)
+
+
+def _overlapping(cidrs: Iterable[Prefix | None]) -> dict[Prefix, Prefix]:
+    """Each block that shares addresses with another -> one of those; of one IP version."""
+    found: dict[Prefix, Prefix] = {}
+    widest: Prefix | None = None
+    known = (cidr for cidr in cidrs if cidr is not None)
+    for cidr in sorted(known, key=lambda cidr: (int(cidr.network_address), cidr.prefixlen)):
+        if widest is not None and int(cidr.network_address) <= int(widest.broadcast_address):
+            found[cidr] = widest
+            found.setdefault(widest, cidr)
+        else:
+            widest = cidr
+    return found
 
 
 def abandoned_blocks(listed: Iterable[VersionedBlock], now: datetime) -> Iterator[VersionedBlock]:

@@ -5,12 +5,17 @@ Promises: nothing of it changes as long as the allocator lives. Does not know: w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from ipam.etcd.store import Pause, Store
-from ipam.model import Address, HandleId, PoolRecord
+from ipam.model import Address, HandleId, NodeName, PoolRecord, Prefix
+
+
+def _unknown_labels(node: NodeName) -> Mapping[str, str] | None:
+    """Nobody's labels are known."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +33,7 @@ class Environment:
     """Answers from 0 to 1."""
     in_use: Callable[[], Mapping[Address, HandleId]] = dict
     """The addresses that living pods of this machine have, whatever the datastore says."""
+    claims: Callable[[], Collection[Prefix]] = tuple
+    """All nodes' blocks, as they are watched."""
+    node_labels: Callable[[NodeName], Mapping[str, str] | None] = _unknown_labels
+    """The labels of a node whose claims this process may give up; None: not known, or another's."""

@@ -12,29 +12,32 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network
 
 from ipam import block as blocks
 from ipam.allocation.environment import Environment
 from ipam.allocation.ipam_config import read_config
+from ipam.allocation.pool_selection import is_deselected
 from ipam.allocation.sticky import draft_retention
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block, readable_blocks
 from ipam.codec import decode_handle
-from ipam.etcd.store import Committed, Delete, Pause, Store, Versioned, optimistic, revision_of
-from ipam.failures import Conflict, Malformed, Refused
+from ipam.etcd.store import Committed, Delete, Pause, Store, Unchanged, Versioned, optimistic, revision_of
+from ipam.failures import Conflict, Malformed, Refused, Unreadable
 from ipam.keys import (
     IPAM_CONFIG,
     affinity_key,
     affinity_of_key,
     affinity_prefix,
     block_key,
+    block_keys_around,
     block_of_key,
     block_prefix,
     fence_key,
     handle_key,
+    handle_of_key,
+    host_key,
+    tunnel_handles,
 )
 from ipam.model import (
-    BLOCK_LENGTHS,
     Address,
     Assignment,
     Attributes,
@@ -52,7 +55,6 @@ ALLOCATIONS_AT_ONCE = 50
 """Allocations released in one transaction: each may need a handle, and all fit with room for block and claim."""
 
 NO_NAMES: Mapping[HandleId, Versioned | None] = {}
-NETWORKS: Mapping[int, type[IPv4Network] | type[IPv6Network]] = {4: IPv4Network, 6: IPv6Network}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +166,14 @@ def draft_handle_release(
     handle: HandleId,
     stored: Versioned | None,
     known: KnownBlocks,
-    now: datetime,
+    environment: Environment,
     names: Mapping[HandleId, Versioned | None] = NO_NAMES,
 ) -> tuple[Address, ...]:
     """Draft the release of all a handle holds; what is to be retained goes to its name (`names`: their stored handles).
 
     Raises Conflict, Malformed.
     """
+    now = environment.now()
     if stored is None:
         transaction.guard_handle(handle, 0)
         return ()
@@ -189,12 +192,27 @@ def draft_handle_release(
         after, addresses = blocks.release_handle(transferred, handle, _cooldown_stamp(known.config, now))
         freed += addresses
         if addresses or transferred is not before:
-            transaction.write_block(present, after)
+            _write_released(transaction, present, after, environment)
         else:
             transaction.guard(block_key(cidr), read.revision)
     for name, counts in counts_of_names.items():
         transaction.write_handle(name, 0, counts)
     return tuple(freed)
+
+
+def _write_released(
+    transaction: Transaction, before: VersionedBlock, after: Block, environment: Environment
+) -> None:
+    """Write a block after a release; an empty one whose pool no longer selects its owner is given up with it."""
+    owner = after.owner
+    if (
+        owner is not None
+        and blocks.is_empty(after)
+        and is_deselected(after, environment.pools(), environment.node_labels)
+    ):
+        transaction.delete_affinity(owner, after.cidr)
+        after = blocks.without_owner(after)
+    transaction.write_block(before, after)
 
 
 # -- by address -------------------------------------------------------------------------------------------------------
@@ -231,12 +249,7 @@ async def release_addresses(environment: Environment, wanted: Sequence[GuardedAd
 
 async def block_of_address(store: Store, address: Address) -> Prefix | None:
     """The stored block that holds an address, whatever pool it came from."""
-    network = NETWORKS[address.version]
-    keys = [
-        block_key(network((int(address) >> bits << bits, address.max_prefixlen - bits)))
-        for bits in (address.max_prefixlen - length for length in BLOCK_LENGTHS[address.version])
-    ]
-    found = await store.get_many(keys)
+    found = await store.get_many(block_keys_around(address))
     return max(
         (cidr for key in found if (cidr := block_of_key(key))), key=lambda cidr: cidr.prefixlen, default=None
     )
@@ -245,7 +258,7 @@ async def block_of_address(store: Store, address: Address) -> Prefix | None:
 async def _release_in(
     environment: Environment, cidr: Prefix, items: Sequence[GuardedAddress]
 ) -> ReleaseResult:
-    store, now = environment.store, environment.now()
+    store = environment.store
 
     async def attempt() -> ReleaseResult | None:
         read = await store.get_many([block_key(cidr), IPAM_CONFIG])
@@ -264,7 +277,7 @@ async def _release_in(
                 _check_guards(item, guarded_address(before.block, ordinal, holder))
                 gone.append(ordinal)
         if gone:
-            transaction = await _draft_address_release(store, before, gone, _config_in(read), now)
+            transaction = await _draft_address_release(environment, before, gone, _config_in(read))
             if not isinstance(await store.commit(*transaction.guards_and_operations), Committed):
                 return None
         return ReleaseResult(tuple(blocks.address_of(before.block, ordinal) for ordinal in gone), tuple(free))
@@ -283,10 +296,10 @@ def _check_guards(wanted: GuardedAddress, present: GuardedAddress) -> None:
 
 
 async def _draft_address_release(
-    store: Store, before: VersionedBlock, ordinals: Sequence[int], config: IpamConfig, now: datetime
+    environment: Environment, before: VersionedBlock, ordinals: Sequence[int], config: IpamConfig
 ) -> Transaction:
     """The release of some allocations of a block with their shares of the handles. Raises StoreError."""
-    transaction = Transaction()
+    store, now, transaction = environment.store, environment.now(), Transaction()
     holders = (blocks.holder(before.block, ordinal) for ordinal in ordinals)
     handles = (blocks.bare_handle(holder.handle) for holder in holders if holder is not None)
     gone = Counter(handle for handle in handles if handle)
@@ -302,35 +315,89 @@ async def _draft_address_release(
         counts[before.block.cidr] = len(blocks.allocations_of(before.block, handle)) - count
         transaction.write_handle(handle, stored.revision, counts)
     present = blocks.end_cooldown(before.block, now, config.cooldown_seconds)
-    transaction.write_block(before, blocks.release(present, ordinals, _cooldown_stamp(config, now)))
+    after = blocks.release(present, ordinals, _cooldown_stamp(config, now))
+    _write_released(transaction, before, after, environment)
     return transaction
 
 
 # -- by node and by pool ----------------------------------------------------------------------------------------------
 
 
-async def release_node(environment: Environment, node: NodeName) -> tuple[Address, ...]:
-    """Free what a node's pods and tunnels hold in any block, then give up its claims. Raises Conflict, StoreError."""
+@dataclass(frozen=True, slots=True)
+class NodeRelease:
+    """What a node gave back."""
+
+    addresses: tuple[Address, ...] = ()
+    blocks: tuple[Prefix, ...] = ()
+    """Blocks that it claimed."""
+    handles: int = 0
+    """Handles of its tunnels that were left over, and held nothing."""
+    unreadable: tuple[str, ...] = ()
+    """Why something stays: values that cannot be read, a sentence each."""
+
+
+async def release_node(environment: Environment, node: NodeName) -> NodeRelease:
+    """Free what a node's pods and tunnels hold in any block, then give up its claims. Raises Conflict, StoreError.
+
+    Whatever of it is done already is passed over, so it may be asked again after an interruption.
+    """
     store = environment.store
     freed: list[Address] = []
+    given_up: dict[Prefix, None] = {}
+    unreadable: list[str] = []
     for version in (4, 6):
-        for versioned in readable_blocks((await store.list(block_prefix(version))).values).values():
+        listed = (await store.list(block_prefix(version))).values
+        for versioned in readable_blocks(listed).values():
             block = versioned.block
-            own = block.owner == node
-            items = []
-            for ordinal, attributes in blocks.allocated(block):
-                user = dict(attributes.secondary).get("node")
-                if user == node or (own and user is None):
-                    items.append(guarded_address(block, ordinal, attributes))
-            freed += (await release_addresses(environment, items)).released
-            if own:
+            freed += (await release_addresses(environment, _used_by(node, block))).released
+            if block.owner == node and block.owner_kind == "host":
                 await _give_up(store, block.cidr, node, environment.pause)
-        for key in (await store.list(affinity_prefix(node, version))).values:
-            found = affinity_of_key(key)
-            if found is not None:
-                await _give_up(store, found[1], node, environment.pause)
-    await store.commit((), (Delete(fence_key(node)),))
-    return tuple(freed)
+                given_up[block.cidr] = None
+        claims = map(affinity_of_key, (await store.list(affinity_prefix(node, version))).values)
+        for _, cidr in filter(None, claims):
+            try:
+                await _give_up(store, cidr, node, environment.pause)
+                given_up[cidr] = None
+            except Unreadable as error:  # the claim stays with its block, and nothing else for that
+                unreadable.append(str(error))
+    handles = 0
+    for key, stored in (await store.get_many([*map(handle_key, tunnel_handles(node))])).items():
+        try:
+            more, was_empty = await _release_tunnel(environment, key, stored)
+        except Unreadable as error:
+            unreadable.append(str(error))
+            continue
+        freed += more
+        handles += was_empty
+    marks = await store.get_many([fence_key(node), host_key(node)])
+    if marks:
+        await store.commit((), [Delete(key) for key in marks])
+    return NodeRelease(tuple(freed), tuple(given_up), handles, tuple(unreadable))
+
+
+def _used_by(node: NodeName, block: Block) -> list[GuardedAddress]:
+    """What a node uses of a block: what names it, and of its own block what names nobody."""
+    own = block.owner == node and block.owner_kind == "host"
+    users = ((held, dict(held[1].secondary).get("node")) for held in blocks.allocated(block))
+    return [guarded_address(block, *held) for held, user in users if user == node or (own and user is None)]
+
+
+async def _release_tunnel(
+    environment: Environment, key: str, stored: Versioned
+) -> tuple[tuple[Address, ...], bool]:
+    """Free what a tunnel's handle still holds, in whose block ever; and whether it held nothing and went alone.
+
+    Raises Conflict, StoreError, Unreadable.
+    """
+    store, handle = environment.store, handle_of_key(key)
+    if handle is None:
+        return (), False
+    held = await read_handle_blocks(store, handle, stored)
+    items = [item for one in held.blocks for item in guarded_addresses(one.block, handle)]
+    if items:
+        return (await release_addresses(environment, items)).released, False
+    outcome = await store.commit((Unchanged(key, stored.revision),), (Delete(key),))
+    return (), isinstance(outcome, Committed)
 
 
 async def release_pool(store: Store, record: PoolRecord, pause: Pause) -> int:

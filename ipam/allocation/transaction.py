@@ -14,8 +14,11 @@ from ipam import block as blocks
 from ipam.codec import decode_block, encode_affinity, encode_block, encode_handle
 from ipam.etcd.store import (
     MOST_OPERATIONS,
+    MOST_WRITTEN_BYTES,
     Delete,
+    Guard,
     GuardFailed,
+    NoneNewer,
     Operation,
     Put,
     Unchanged,
@@ -26,6 +29,11 @@ from ipam.failures import Conflict, Malformed
 from ipam.keys import affinity_key, block_key, block_of_key, handle_key
 from ipam.model import AffinityState, Assignment, Block, Handle, HandleId, NodeName, Prefix
 from ipam.stored_json import unreadable
+
+MOST_BLOCK_BYTES = MOST_WRITTEN_BYTES - (64 << 10)
+"""Of a block that addresses are taken from: endpoints and handles go with it. 2,048 addresses take some 800,000."""
+LARGE_BLOCK = 2048
+"""Addresses of a block that may be too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,11 @@ def serious_faults(block: Block) -> tuple[str, ...]:
     return tuple(text for text in blocks.broken_invariants(block) if text not in blocks.HARMLESS)
 
 
+def is_too_large(block: Block) -> bool:
+    """Whether etcd might not take a block as one value."""
+    return block.cidr.num_addresses >= LARGE_BLOCK and len(encode_block(block)) > MOST_BLOCK_BYTES
+
+
 def read_block(stored: Versioned) -> VersionedBlock:
     """A stored block that can be worked with. Raises Unreadable."""
     block = decode_block(stored)
@@ -80,6 +93,8 @@ class Transaction:
     """Guards and writes, collected; `blocks` holds every written block as the transaction will leave it."""
 
     guards: dict[str, int] = field(default_factory=dict)
+    none_newer: dict[str, int] = field(default_factory=dict)
+    """Prefix -> the revision after which nothing below it may have been written."""
     writes: dict[str, Operation] = field(default_factory=dict)
     blocks: dict[Prefix, VersionedBlock] = field(default_factory=dict)
     handles: set[HandleId] = field(default_factory=set)
@@ -87,22 +102,40 @@ class Transaction:
 
     def copy(self) -> Transaction:
         """A copy to try something on."""
-        return Transaction(dict(self.guards), dict(self.writes), dict(self.blocks), set(self.handles))
+        return Transaction(
+            dict(self.guards),
+            dict(self.none_newer),
+            dict(self.writes),
+            dict(self.blocks),
+            set(self.handles),
+        )
 
     @property
     def fits(self) -> bool:
-        """Whether one transaction of the store takes it."""
-        return len(self.guards) <= MOST_OPERATIONS and len(self.writes) <= MOST_OPERATIONS
+        """Whether one transaction of the store takes it, with the guard that a datastore's lock adds."""
+        guards = len(self.guards) + len(self.none_newer)
+        if guards >= MOST_OPERATIONS or len(self.writes) > MOST_OPERATIONS:
+            return False
+        octets = sum(len(write.value) for write in self.writes.values() if isinstance(write, Put))
+        return (
+            octets <= MOST_WRITTEN_BYTES or len(self.blocks) < 2
+        )  # what others made so large can be released
 
     @property
-    def guards_and_operations(self) -> tuple[tuple[Unchanged, ...], tuple[Operation, ...]]:
+    def guards_and_operations(self) -> tuple[tuple[Guard, ...], tuple[Operation, ...]]:
         """The arguments of `Store.commit`."""
-        return tuple(Unchanged(*guard) for guard in self.guards.items()), tuple(self.writes.values())
+        guards = (Unchanged(*guard) for guard in self.guards.items())
+        ranges = (NoneNewer(*guard) for guard in self.none_newer.items())
+        return (*guards, *ranges), tuple(self.writes.values())
 
     def guard(self, key: str, revision: int) -> None:
         """The key must be as it was. Raises Conflict when the transaction relies on another revision already."""
         if self.guards.setdefault(key, revision) != revision:
             raise Conflict(f"{key} was changed meanwhile; look again")
+
+    def guard_prefix(self, prefix: str, revision: int) -> None:
+        """Nothing below the prefix may have been written after `revision`."""
+        self.none_newer[prefix] = min(revision, self.none_newer.get(prefix, revision))
 
     def write_block(self, before: VersionedBlock, after: Block) -> None:
         """Write a block that was read as `before`; one that nobody owns vanishes with its last address.
@@ -149,8 +182,11 @@ class Transaction:
                 raise Conflict(f"{operation.key} is written by another request of the same moment")
 
 
-def broken_guards(guards: Iterable[Unchanged], failed: GuardFailed) -> tuple[str, ...]:
-    """The keys whose guards made a transaction lose."""
-    return tuple(
-        guard.key for guard in guards if revision_of(failed.present.get(guard.key)) != guard.revision
+def broken_guards(guards: Iterable[Guard], failed: GuardFailed) -> tuple[str, ...]:
+    """The keys whose guards made a transaction lose; the prefixes, where no key did."""
+    found = tuple(
+        guard.key
+        for guard in guards
+        if isinstance(guard, Unchanged) and revision_of(failed.present.get(guard.key)) != guard.revision
     )
+    return found or tuple(guard.prefix for guard in guards if isinstance(guard, NoneNewer))

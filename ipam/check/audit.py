@@ -31,8 +31,20 @@ from ipam.keys import (
     block_of_key,
     handle_key,
     is_fence,
+    tunnel_handles,
 )
-from ipam.model import Address, Affinity, AffinityState, Attributes, Block, Handle, HandleId, Pool, Prefix
+from ipam.model import (
+    Address,
+    Affinity,
+    AffinityState,
+    Attributes,
+    Block,
+    Handle,
+    HandleId,
+    NodeName,
+    Pool,
+    Prefix,
+)
 
 MOST_NAMED = 3
 """Keys in one sentence."""
@@ -117,13 +129,16 @@ def audit(
     *,
     unknown_users: Collection[str] = (),
     in_kernel: Collection[Address] = (),
+    tunnels: Mapping[Address, Collection[str]] | None = None,
+    of_endpoints: Mapping[Address, str] | None = None,
 ) -> tuple[AuditFinding, ...]:
     """All inconsistencies.
 
     `in_use`: all addresses that endpoints and nodes of the same snapshot name, in pools or not, and who uses each.
     `living`: those of the pods that live on the machine where this is asked, each with its handle and name.
     `unknown_users`: those that may use others, for they cannot be read. `in_kernel`: addresses that a kernel was seen
-    to use at about that time, so no proof that one is not allocated.
+    to use at about that time, so no proof that one is not allocated. `tunnels`: addresses that nodes' tunnels bear, and
+    which nodes say so. `of_endpoints`: addresses that endpoints name, and which.
     """
     found = [*snapshot.findings, *_structure(snapshot), *_claims(snapshot), *_handles(snapshot)]
     if pools is not None:
@@ -136,6 +151,7 @@ def audit(
         found += _usage(snapshot, {*in_use, *in_kernel, *(living or ())}, unknown_users)
         found += _unallocated(snapshot, pools or (), in_use)
     found += _living(snapshot, living or {})
+    found += _tunnels(snapshot, tunnels or {}, of_endpoints or {})
     return tuple(sorted(found, key=lambda finding: (finding.kind, finding.key, finding.text)))
 
 
@@ -261,6 +277,36 @@ def _living(snapshot: IpamSnapshot, living: Mapping[Address, tuple[HandleId, str
         if holder != handle:
             text = f"address {address} of pod {name}, which lives here, is allocated to {holder or 'nobody'}"
             yield AuditFinding("living-pod-without-address", handle_key(handle), text, address, handle)
+
+
+def _tunnels(
+    snapshot: IpamSnapshot, tunnels: Mapping[Address, Collection[str]], of_endpoints: Mapping[Address, str]
+) -> Iterator[AuditFinding]:
+    """Addresses that a node's tunnel bears, and something else as well: packets to one of them are lost."""
+    holders = {
+        blocks.address_of(block, ordinal): (cidr, attributes)
+        for cidr, block in snapshot.blocks.items()
+        if not serious_faults(block)
+        for ordinal, attributes in blocks.allocated(block)
+    }
+    for address, nodes in tunnels.items():
+        node = min(nodes)
+        others = [f"the tunnel of node {other}" for other in sorted({*nodes} - {node})]
+        key, handle = str(address), None
+        if address in holders:
+            cidr, attributes = holders[address]
+            key, handle = block_key(cidr), blocks.bare_handle(attributes.handle)
+            words = dict(attributes.secondary)
+            if "type" not in words and handle not in (None, "", *map(str, tunnel_handles(NodeName(node)))):
+                others.append(f"handle {handle}, to which it is allocated")
+        if address in of_endpoints:
+            others.append(of_endpoints[address])
+        if others:
+            text = (
+                f"address {address} is on a tunnel of node {node}, and also of {' and of '.join(others)}: "
+                "the node's agent takes another one by itself; if it does not run, start it or delete the node"
+            )
+            yield AuditFinding("tunnel-address-used-twice", key, text, address, handle)
 
 
 # -- repair ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ Does not know: keys, what is asked.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -18,13 +20,29 @@ from grpc import aio
 from ipam.etcd.channels import Channels, Member
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
-from ipam.failures import AnswerTooLarge, Compacted, StoreError, StoreRefused, StoreUnavailable
+from ipam.failures import (
+    AnswerTooLarge,
+    Compacted,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    TakesNoWrites,
+)
 
 FIRST_PATIENCE_SECONDS = 1.0
 """How long one member is waited for while there are others: one whose leader has just died holds reads for 7 s (etcd
 3.4), and hands proposals to the dead one."""
 STALE_TOKEN = ("invalid auth token", "revision of auth store is old")
 """What etcd says to a token that it forgot, or that is older than the last change of users and roles."""
+DENIED = (*STALE_TOKEN, "permission denied")
+"""Why etcd cancels a watch whose token it forgot: up to 3.5 as if the user had no right to it."""
+NO_SPACE = "database space exceeded"
+"""What etcd says to a write while its NOSPACE alarm is on."""
+ALARM = re.compile(r"\balarm:(\w+)")
+"""An alarm among the errors of a StatusResponse: `memberID:8211f1d0f64f3269 alarm:NOSPACE `."""
+MOST_ALARMS = 16
+NO_CONNECTION = re.compile(r"remote host: (?:connect: )?([A-Z][a-z]+(?: [a-z]+)*)(?: \(\d+\))?$")
+"""How gRPC's sentence about members that cannot be reached ends: with what connect(2) said of the last."""
 REFUSALS = frozenset(
     {
         grpc.StatusCode.PERMISSION_DENIED,
@@ -40,6 +58,10 @@ ELECTION_PAUSE_SECONDS = 0.05
 """Between two calls to members that say that they have no leader; `call_seconds` bounds how many there are."""
 
 
+Metadata = tuple[tuple[str, str], ...]
+"""What goes with a call beside its request: the token."""
+
+
 class Calls:
     """The unary calls of one store, and its login."""
 
@@ -48,15 +70,66 @@ class Calls:
         self.config = config
         self.channels = Channels(config)
         self._token: str | None = None
+        self._login = asyncio.Lock()
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
+    def metadata(self) -> Metadata:
         """The gRPC metadata of each call: the token, if there is one."""
         return (("token", self._token),) if self._token is not None else ()
+
+    async def health(self) -> tuple[str, ...]:
+        """The alarms of the cluster, as the first member that answers knows them: NOSPACE, CORRUPT; none: it is well.
+
+        A member that refuses the connection is passed over at once, an election is waited for. Raises StoreUnavailable.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.config.call_seconds
+        while True:
+            member, answer = await self._status()
+            if answer is None:
+                return ()
+            if answer.leader:
+                found = (match[1] for text in answer.errors if (match := ALARM.search(text)) is not None)
+                return tuple(sorted(set(found)))[:MOST_ALARMS]
+            if loop.time() + ELECTION_PAUSE_SECONDS >= end:
+                raise StoreUnavailable("its members have no leader")
+            self.channels.failed(member)  # it may be the only one that is cut off
+            await asyncio.sleep(ELECTION_PAUSE_SECONDS)
+
+    async def _status(self) -> tuple[Member, Any | None]:
+        """What a member says of itself; None: it answers, though not this question. Raises StoreUnavailable.
+
+        The first is asked twice: a connection that has just broken does not say whether there can be another.
+        """
+        failure = StoreUnavailable("no member is known")
+        members = self.channels.in_order()
+        for member in (*members, *members[:1]):
+            stub = member.stub("Maintenance")
+            try:
+                return member, await stub.Status(
+                    rpc.StatusRequest(), timeout=self.config.call_seconds, metadata=self.metadata()
+                )
+            except aio.AioRpcError as error:
+                translation = self.failed(member, error)
+                if error.code() not in NO_ANSWER:
+                    self.forget_token(error)
+                    with suppress(StoreError):  # members newer than 3.5 may ask for one
+                        await self.ensure_token()
+                    return member, None
+                failure = StoreUnavailable(str(translation))
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and len(members) == 1:
+                    break
+        raise failure
 
     async def ensure_token(self) -> None:
         """Log in, if a user name is configured and there is no token yet. Raises StoreError."""
         if self.config.username is not None and self._token is None:
-            await self._authenticate()
+            await self._renew(None)
+
+    async def _renew(self, stale: str | None) -> None:
+        """Log in, if nobody has since the token was this one: a login costs etcd 0.1 s of CPU (bcrypt)."""
+        async with self._login:
+            if self._token in (stale, None):
+                await self._authenticate()
 
     async def _authenticate(self) -> None:
         request = rpc.AuthenticateRequest(name=self.config.username, password=self.config.secret())
@@ -88,13 +161,14 @@ class Calls:
 
     async def _with_token(self, call: Callable[[], Awaitable[Any]]) -> Any:
         await self.ensure_token()
+        used = self._token
         try:
             try:
                 return await call()
             except aio.AioRpcError as error:
                 if not self._token_expired(error):
                     raise
-            await self._authenticate()
+            await self._renew(used)
             return await call()
         except aio.AioRpcError as error:
             raise translated(error, self.config) from error
@@ -144,6 +218,15 @@ class Calls:
         self._token = None
         return True
 
+    def is_denied(self, reason: str) -> bool:
+        """Whether etcd cancelled a watch for its token, or for a right that its user does not have."""
+        return self.config.username is not None and any(text in reason for text in DENIED)
+
+    def drop_token(self, token: Metadata) -> None:
+        """Log in anew with the next call, unless somebody has done so since this token was used."""
+        if token == self.metadata():
+            self._token = None
+
     def _token_expired(self, error: aio.AioRpcError) -> bool:
         if self.config.username is None:
             return False
@@ -175,4 +258,7 @@ def translated(
         return StoreRefused(f"etcd says: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return StoreUnavailable(f"no answer within {config.call_seconds:g} s")
-    return StoreUnavailable(f"{details or code.name}")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and NO_SPACE in details:
+        return TakesNoWrites(f"etcd takes no writes: NOSPACE ({details})")
+    said = NO_CONNECTION.search(details)
+    return StoreUnavailable(said[1].lower() if said else details or code.name)

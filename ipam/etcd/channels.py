@@ -35,8 +35,11 @@ OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.address_http_proxy_enabled_addresses", ""),
 )
-"""Without ping_timeout a frozen server is not noticed for minutes; a shared subchannel would outlive its files."""
+"""Without ping_timeout a frozen server is not noticed for minutes; a shared subchannel would outlive its files. And
+`http_proxy`, which a machine may have for its package manager, is no way to the datastore."""
 
 EXPIRES_SOON = timedelta(days=14)
 """A certificate that ends within this time is a warning."""
@@ -113,6 +116,14 @@ class Channels:
                 f"no answer within {self._config.call_seconds:g} s from {', '.join(self._config.endpoints)}"
                 f"{f' ({self.trouble})' if self.trouble else ''}"
             ) from None
+
+    def in_order(self) -> tuple[Member, ...]:
+        """All members, connected or not, the one in use before the others. Raises StoreUnavailable once closed."""
+        if self.closed.is_set():
+            raise StoreUnavailable("this connection to etcd was closed")
+        self._refresh()
+        members = self._opened()
+        return (*members[self._first :], *members[: self._first])
 
     def failed(self, member: Member) -> None:
         """Note that a call to a member had no answer: another member is tried first from now on."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from grpc import aio
 
-from ipam.etcd.calls import Calls, translated
+from ipam.etcd.calls import Calls, Metadata, translated
 from ipam.etcd.channels import Channels
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import end_of, key_bytes, rpc, text_of_key, versioned
@@ -27,8 +27,11 @@ from ipam.etcd.store import (
     CommitOutcome,
     Committed,
     Delete,
+    Guard,
     GuardFailed,
+    KeyCount,
     Listing,
+    NoneNewer,
     Operation,
     Put,
     Unchanged,
@@ -37,12 +40,19 @@ from ipam.etcd.store import (
     WatchProgress,
     check_size,
 )
-from ipam.failures import AnswerTooLarge, Compacted, StoreRefused, StoreUnavailable, WentBack
+from ipam.failures import (
+    AnswerTooLarge,
+    Compacted,
+    StoreRefused,
+    StoreUnavailable,
+    TakesNoWrites,
+    WentBack,
+)
 
 PAGE_KEYS = 1000
 """Keys read by one range call; a list of any length is read page by page at one revision."""
-MOD_REVISION, EQUAL = 2, 0
-"""Compare.CompareTarget.MOD and Compare.CompareResult.EQUAL of etcd's rpc.proto."""
+MOD_REVISION, EQUAL, LESS = 2, 0, 2
+"""Compare.CompareTarget.MOD, Compare.CompareResult.EQUAL and LESS of etcd's rpc.proto."""
 
 
 HEARTBEAT_SECONDS = 5.0
@@ -63,6 +73,8 @@ class WatchPosition:
 
     next_revision: int
     cluster: int | None = None
+    denied: Metadata | None = None
+    """The token with which a watch was denied last; None: it was not."""
 
     def must_stay_in(self, cluster: int) -> int:
         """Note the id of the cluster that answered; a restored backup has another one. Raises WentBack."""
@@ -88,11 +100,19 @@ class EtcdStore:
         self._heartbeat_seconds = heartbeat_seconds
         self._silence_seconds = silence_seconds
         self._listed_in: int | None = None  # the cluster: a watch right behind a list must find the same one
+        self.unheard: dict[str, str] = {}
+        """Prefix of a watch that has no stream now -> why."""
+        self.doubtful = asyncio.Event()
+        """Set when a stream broke or a write was refused for want of space: `health` should be asked."""
 
     @property
     def channels(self) -> Channels:
         """The connections to the members, for status and warnings."""
         return self._calls.channels
+
+    async def health(self) -> tuple[str, ...]:
+        """The alarms of the cluster, by etcd's names; NOSPACE: it takes no writes. Raises StoreUnavailable."""
+        return await self._calls.health()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -137,29 +157,40 @@ class EtcdStore:
                 return Listing(values, revision)
             start = answer.kvs[-1].key + b"\0"
 
+    async def count(self, prefix: str) -> KeyCount:
+        """See Store."""
+        start = key_bytes(prefix)
+        request = rpc.RangeRequest(key=start, range_end=end_of(start), count_only=True)
+        answer = await self._calls.call_anywhere("KV", "Range", request)
+        self._listed_in = WatchPosition(0).must_stay_in(answer.header.cluster_id)
+        return KeyCount(answer.count, answer.header.revision)
+
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
         check_size(guards, operations)
-        compares = [
-            rpc.Compare(
-                target=MOD_REVISION, result=EQUAL, key=key_bytes(guard.key), mod_revision=guard.revision
-            )
-            for guard in guards
-        ]
-        reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=key_bytes(guard.key))) for guard in guards]
+        compares = [_compare(guard) for guard in guards]
+        keys = [guard.key for guard in guards if isinstance(guard, Unchanged)]
+        reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=key_bytes(key))) for key in keys]
         writes = [_operation(operation) for operation in operations]
         request = rpc.TxnRequest(compare=compares, success=writes, failure=reads)
         asked_again: list[bool] = []
         # Once committed, such a transaction has changed a key that guards it: calling it again only finds that it lost.
-        if {guard.key for guard in guards}.isdisjoint(operation.key for operation in operations):
-            answer = await self._calls.call_once("KV", "Txn", request)
-        else:
-            answer = await self._calls.call_anywhere("KV", "Txn", request, lambda: asked_again.append(True))
+        once = {*keys}.isdisjoint(operation.key for operation in operations)
+        try:
+            if once:
+                answer = await self._calls.call_once("KV", "Txn", request)
+            else:
+                answer = await self._calls.call_anywhere(
+                    "KV", "Txn", request, lambda: asked_again.append(True)
+                )
+        except TakesNoWrites:
+            self.doubtful.set()
+            raise
         if answer.succeeded:
             return Committed(answer.header.revision)
-        present: dict[str, Versioned | None] = {guard.key: None for guard in guards}
+        present: dict[str, Versioned | None] = dict.fromkeys(keys)
         for response in answer.responses:
             present.update({value.key: value for value in map(versioned, response.response_range.kvs)})
         if asked_again and (revision := _committed_unanswered(operations, present)):
@@ -207,41 +238,61 @@ class EtcdStore:
         """See Store."""
         return self._watch(prefix, WatchPosition(start, self._listed_in))
 
+    def watch_keys(self, keys: Sequence[str], start: int) -> AsyncIterator[WatchEvent]:
+        """See Store."""
+        ranges = [(key_bytes(key), b"") for key in keys]
+        return self._watch_once(f"{len(keys)} keys", ranges, WatchPosition(start, self._listed_in))
+
     async def _watch(self, prefix: str, position: WatchPosition) -> AsyncIterator[WatchEvent]:
-        wait = FIRST_WAIT_SECONDS
+        wait, ranges = FIRST_WAIT_SECONDS, [(key_bytes(prefix), end_of(key_bytes(prefix)))]
         loop = asyncio.get_running_loop()
         patience = self._calls.config.patience_seconds
         give_up_at = loop.time() + patience
-        while True:
-            try:
-                async with aclosing(self._watch_once(prefix, position)) as events:
-                    async for event in events:
-                        position.next_revision = max(position.next_revision, event.revision + 1)
-                        wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + patience
-                        yield event
-            except StoreUnavailable:
-                if self.channels.closed.is_set() or loop.time() > give_up_at:
-                    raise
-            self.channels.watch_restarts += 1
-            await asyncio.sleep(wait * random.uniform(0.75, 1.0))
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+        try:
+            while True:
+                why = "etcd ended its stream"
+                try:
+                    async with aclosing(self._watch_once(prefix, ranges, position)) as events:
+                        async for event in events:
+                            position.next_revision = max(position.next_revision, event.revision + 1)
+                            wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + patience
+                            yield event
+                except StoreUnavailable as error:
+                    if self.channels.closed.is_set() or loop.time() > give_up_at:
+                        raise
+                    why = str(error)
+                self.unheard[prefix] = why
+                self.doubtful.set()
+                self.channels.watch_restarts += 1
+                await asyncio.sleep(wait * random.uniform(0.75, 1.0))
+                wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+        finally:
+            self.unheard.pop(prefix, None)
 
-    async def _watch_once(self, prefix: str, position: WatchPosition) -> AsyncGenerator[WatchEvent, None]:
-        """The events of one gRPC stream, from its creation on; ends, or raises StoreUnavailable, when it breaks."""
+    async def _watch_once(
+        self, what: str, ranges: Sequence[tuple[bytes, bytes]], position: WatchPosition
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """The events of one gRPC stream, from its creation on; raises StoreUnavailable when it breaks.
+
+        A range is a first key and the end, which is empty for that key alone. It ends when a new token is needed.
+        """
         await self._calls.ensure_token()
         member, start = await self.channels.ready(), position.next_revision
-        call = member.stub("Watch").Watch(metadata=(*self._calls.metadata(), *HAS_LEADER))
+        token = self._calls.metadata()
+        call = member.stub("Watch").Watch(metadata=(*token, *HAS_LEADER))
         try:
-            create = rpc.WatchCreateRequest(
-                key=key_bytes(prefix),
-                range_end=end_of(key_bytes(prefix)),
-                start_revision=start,
-                progress_notify=True,
-            )
-            await self._within(call.write(rpc.WatchRequest(create_request=create)), self._silence_seconds)
+            for key, end in ranges:
+                create = rpc.WatchCreateRequest(
+                    key=key, range_end=end, start_revision=start, progress_notify=True
+                )
+                await self._within(call.write(rpc.WatchRequest(create_request=create)), self._silence_seconds)
             async with aclosing(self._answers(call)) as answers:
                 async for answer in answers:
-                    _check(answer, prefix, start)
+                    if answer.canceled and self._forget_token(answer.cancel_reason, token, position):
+                        return
+                    _check(answer, what, start)
+                    position.denied = None
+                    self.unheard.pop(what, None)
                     position.must_stay_in(answer.header.cluster_id)
                     for event in answer.events:
                         yield _changed(event)
@@ -256,6 +307,20 @@ class EtcdStore:
             raise
         finally:
             call.cancel()
+
+    def _forget_token(self, reason: str, token: Metadata, position: WatchPosition) -> bool:
+        """Whether a watch was cancelled for the token that it was begun with: the next one logs in anew.
+
+        etcd up to 3.5 says the same to a user who may not watch there. Raises StoreRefused when another token is denied
+        as the one before was.
+        """
+        if not self._calls.is_denied(reason):
+            return False
+        if position.denied not in (None, token):
+            raise StoreRefused(f"etcd says: {reason}")
+        position.denied = token
+        self._calls.drop_token(token)
+        return True
 
     async def _answers(self, call: Any) -> AsyncGenerator[Any, None]:
         """The messages of one stream; a silent server is asked for a sign of life, and given up if it gives none.
@@ -329,6 +394,21 @@ def _committed_unanswered(operations: Sequence[Operation], present: Mapping[str,
     return revisions.pop() if len(revisions) == 1 else 0
 
 
+def _compare(guard: Guard) -> Any:
+    match guard:
+        case Unchanged(key, revision):
+            return rpc.Compare(target=MOD_REVISION, result=EQUAL, key=key_bytes(key), mod_revision=revision)
+        case NoneNewer(prefix, revision):  # holds of every key in the range; of none, too
+            start = key_bytes(prefix)
+            return rpc.Compare(
+                target=MOD_REVISION,
+                result=LESS,
+                key=start,
+                range_end=end_of(start),
+                mod_revision=revision + 1,
+            )
+
+
 def _operation(operation: Operation) -> Any:
     match operation:
         case Put(key, value, lease):
@@ -337,14 +417,14 @@ def _operation(operation: Operation) -> Any:
             return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key_bytes(key)))
 
 
-def _check(answer: Any, prefix: str, start: int) -> None:
+def _check(answer: Any, what: str, start: int) -> None:
     """Raises Compacted, WentBack or StoreUnavailable if an answer on a watch stream says so."""
     if answer.compact_revision or (answer.canceled and "compacted" in answer.cancel_reason):
-        raise Compacted(f"revision {start} of {prefix} is gone (kept from {answer.compact_revision})")
+        raise Compacted(f"revision {start} of {what} is gone (kept from {answer.compact_revision})")
     if answer.created and answer.header.revision < start - 1:
         raise WentBack(f"etcd went back from revision {start - 1} to {answer.header.revision}")
     if answer.canceled:
-        raise StoreUnavailable(f"the watch of {prefix} was ended: {answer.cancel_reason or 'no reason'}")
+        raise StoreUnavailable(f"the watch of {what} was ended: {answer.cancel_reason or 'no reason'}")
 
 
 def _changed(event: Any) -> Changed:

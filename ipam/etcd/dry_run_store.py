@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from ipam.etcd.store import (
     CommitOutcome,
     Committed,
+    Guard,
     GuardFailed,
+    KeyCount,
     Listing,
     Operation,
     Put,
@@ -51,6 +53,11 @@ class DryRunStore:
         revision = max(found.revision, self._revision) if self._written else found.revision
         return Listing(dict(sorted(self._over(found.values, mine).items())), revision)
 
+    async def count(self, prefix: str) -> KeyCount:
+        """See Store."""
+        found = await self.list(prefix)
+        return KeyCount(len(found.values), found.revision)
+
     def _over(self, values: Mapping[str, Versioned], keys: frozenset[str]) -> dict[str, Versioned]:
         merged = dict(values)
         for key in keys & self._written.keys():
@@ -59,23 +66,34 @@ class DryRunStore:
                 merged[key] = value
         return merged
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store; nothing is written."""
         check_size(guards, operations)
         if len({operation.key for operation in operations}) < len(operations):
             raise StoreRefused("a transaction names a key once, not twice: duplicate key")
-        present = await self.get_many([guard.key for guard in guards])
-        if any(revision_of(present.get(guard.key)) != guard.revision for guard in guards):
-            return GuardFailed({guard.key: present.get(guard.key) for guard in guards})
+        keys = [guard.key for guard in guards if isinstance(guard, Unchanged)]
+        present = await self.get_many(keys)
+        if not all([await self._holds(guard, present) for guard in guards]):
+            return GuardFailed({key: present.get(key) for key in keys})
         self._revision += 1
         for one in operations:
             written = Versioned(one.key, one.value, self._revision) if isinstance(one, Put) else None
             self._written[one.key] = written
         return Committed(self._revision)
 
+    async def _holds(self, guard: Guard, present: Mapping[str, Versioned]) -> bool:
+        if isinstance(guard, Unchanged):
+            return revision_of(present.get(guard.key)) == guard.revision
+        below = (await self.list(guard.prefix)).values.values()
+        return all(value.revision <= guard.revision for value in below)
+
     def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """See Store; the dry run's own writes are not among the events."""
         return self._store.watch(prefix, start)
+
+    def watch_keys(self, keys: Sequence[str], start: int) -> AsyncIterator[WatchEvent]:
+        """See Store; the dry run's own writes are not among the events."""
+        return self._store.watch_keys(keys, start)
 
     async def grant_lease(self, ttl_seconds: int) -> int:
         """See Store; the dry run's keys never expire."""

@@ -46,12 +46,26 @@ def _descriptor(source: str) -> descriptor_pb2.FileDescriptorProto:
     return descriptor_pb2.FileDescriptorProto.FromString(packed)
 
 
+def _add_errors(described: descriptor_pb2.FileDescriptorProto) -> None:
+    """A field of rpc.proto that is newer than etcd3: `repeated string errors = 8` of StatusResponse (etcd 3.4)."""
+    (status,) = (message for message in described.message_type if message.name == "StatusResponse")
+    status.field.add(
+        name="errors",
+        number=8,
+        label=descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED,
+        type=descriptor_pb2.FieldDescriptorProto.TYPE_STRING,
+    )
+
+
 def _load() -> Any:
     """etcd3's package of stubs, over message modules built here."""
     directory = _package_directory()
     pool = descriptor_pool.DescriptorPool()
     for name in FILES:
-        pool.Add(_descriptor((directory / f"{name}_pb2.py").read_text()))
+        described = _descriptor((directory / f"{name}_pb2.py").read_text())
+        if name == "rpc":
+            _add_errors(described)
+        pool.Add(described)
         file = pool.FindFileByName(f"{name}.proto")
         module = types.ModuleType(f"etcd3.etcdrpc.{name}_pb2")
         for message, descriptor in file.message_types_by_name.items():

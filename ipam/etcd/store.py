@@ -1,7 +1,8 @@
 """The datastore as this project sees it: keys, revisions, guarded transactions, watches, leases.
 
 Promises (every implementation, proved by tests/contract/test_store.py):
-- `list` shows all keys as they were at one revision; `watch(prefix, revision + 1)` continues it without a gap.
+- `list` shows all keys as they were at one revision; `watch(prefix, revision + 1)` continues it without a gap, and a
+  `count` as well.
 - a transaction happens whole or not at all; its answer says which.
 - errors are the ones of `ipam.failures`, never a library's own.
 Writers that may be overtaken read, build and commit again by `optimistic`, as often as they allow and no more.
@@ -18,6 +19,8 @@ from ipam.failures import Conflict
 
 MOST_OPERATIONS = 128
 """etcd's default --max-txn-ops: compares and operations of one transaction are each bounded by it."""
+MOST_WRITTEN_BYTES = 1_500_000
+"""What one transaction writes in all; etcd's default --max-request-bytes is 1.5 MiB with keys and guards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,30 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyCount:
+    """How many keys stand below a prefix, as they were at `revision`."""
+
+    count: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unchanged:
     """Guard: the key's last write has this revision; 0 means the key does not exist."""
 
     key: str
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoneNewer:
+    """Guard: no key below the prefix was written after this revision. A deletion breaks it not."""
+
+    prefix: str
+    revision: int
+
+
+Guard = Unchanged | NoneNewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +102,10 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class GuardFailed:
-    """A guard failed and nothing was written; `present` holds the guarded keys as they are now (absent key: None)."""
+    """A guard failed and nothing was written; `present` holds the guarded keys as they are now (absent key: None).
+
+    Of a guarded prefix it holds nothing.
+    """
 
     present: Mapping[str, Versioned | None] = field(default_factory=dict)
 
@@ -88,7 +113,7 @@ class GuardFailed:
 CommitOutcome = Committed | GuardFailed
 
 
-def check_size(guards: Sequence[Unchanged], operations: Sequence[Operation]) -> None:
+def check_size(guards: Sequence[Guard], operations: Sequence[Operation]) -> None:
     """Raises ValueError for a transaction that is larger than etcd takes."""
     if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
         raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
@@ -128,6 +153,10 @@ class Store(Protocol):
         """All keys that start with `prefix`, read at one revision, however many pages that takes."""
         ...
 
+    async def count(self, prefix: str) -> KeyCount:
+        """How many keys start with `prefix`; however many that are, no value is read and one number is the answer."""
+        ...
+
     def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """Every change below `prefix` from revision `start` on, in order, across reconnects.
 
@@ -136,7 +165,14 @@ class Store(Protocol):
         """
         ...
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    def watch_keys(self, keys: Sequence[str], start: int) -> AsyncIterator[WatchEvent]:
+        """Every change of these keys alone from revision `start` on; the events of one key are in order.
+
+        Never resumed: it ends as `watch` does, and without an error or by StoreUnavailable as soon as its stream does.
+        """
+        ...
+
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """Do all operations if all guards hold. At most MOST_OPERATIONS of either."""
         ...
 

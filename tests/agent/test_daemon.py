@@ -14,8 +14,8 @@ import pytest
 from agent import parts
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.configuration.config import Config, EtcdSettings, MetricsSettings, NodeSettings, PathSettings
-from agent.daemon import Agent
-from agent.log_stream import LogStream
+from agent.logging.log_stream import LogStream
+from agent.node_agent import Agent
 from tests.fixtures.etcd import free_ports
 from tests.fixtures.namespace import fresh_namespace
 

@@ -16,11 +16,11 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import journald
 from agent.configuration.config import ConfigError
 from agent.configuration.loading import load
 from agent.datastore.etcd_settings import etcd_config
-from agent.log import (
+from agent.logging import journald
+from agent.logging.log import (
     LONGEST_TEXT,
     MOST_ALIKE,
     MOST_OF_EVENT,
@@ -36,7 +36,7 @@ SECRET = "hunter2-do-not-log"
 PROGRAM = """
 import sys
 from pathlib import Path
-from agent import log
+from agent.logging import log
 log.configure("info", sys.argv[2], journal_socket=Path(sys.argv[1]))
 import structlog
 structlog.get_logger().warning("datastore.away", prefix="/calico/", why="two\\nlines")

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.log_stream import LogStream
+from agent.logging.log_stream import LogStream
 
 PROGRAM = """
 import logging, sys
 from pathlib import Path
-from agent import log
+from agent.logging import log
 stream = log.configure("info", "human", journal_socket=Path(sys.argv[1]))
 import structlog
 for number in range(5000):

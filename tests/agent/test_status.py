@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_address
+
 import msgspec
 
 from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.gather import Gatherer
 from agent.datastore.resources.resource_types import (
+    IPPool,
+    IPPoolSpec,
     Metadata,
     Node,
     NodeBGPSpec,
@@ -17,7 +22,7 @@ from agent.datastore.resources.resource_types import (
 )
 from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
-from agent.netlink.objects import Link
+from agent.netlink.objects import AddressFlag, Link
 from agent.status import fact_troubles
 from ipam.etcd.store import Versioned
 from ipam.model import NodeName
@@ -26,7 +31,7 @@ from tests.scenes.dataplane.route_facts import link
 ME = NodeName("node1")
 
 
-def cluster(*resources: Node | WorkloadEndpoint) -> StateCache:
+def cluster(*resources: Node | WorkloadEndpoint | IPPool) -> StateCache:
     found = StateCache(ME)
     for one in resources:
         key = key_of(one)
@@ -59,7 +64,7 @@ def test_a_prefix_that_a_pod_may_not_send_from_though_somebody_wrote_so_is_told(
     end = "; it cannot send from there; write at most 256 prefixes"
     for texts, expected in (
         (good, []),
-        (["10.0.0.1/8", *good[:10]], [f"{said}'10.0.0.1/8' cannot be used{end}"]),
+        (["10.0.0.1/33", *good[:10]], [f"{said}'10.0.0.1/33' cannot be used{end}"]),
         ([*good, "fd00::/8", "x"], [f"{said}'fd00::/8' and 1 more cannot be used{end}"]),
     ):
         spec = msgspec.structs.replace(POD.spec, allow_spoofed_source_prefixes=texts)
@@ -76,3 +81,70 @@ def test_what_is_wrong_is_told_in_sentences() -> None:
     assert sentences(known, links) == [
         "no interface bears the node's address 172.26.0.11; nothing is removed until one does",
     ]
+
+
+SIX_POOL = IPPool(metadata=Metadata(name="six"), spec=IPPoolSpec(cidr="fd10::/48", vxlan_mode="Always"))
+DUAL = msgspec.structs.replace(
+    NODE, spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address="172.26.0.11/20", ipv6_address="fd26::b/64"))
+)
+
+
+def dual(mtu: int) -> Link:
+    return replace(
+        link(2, "eth0", mtu), addresses=((ip_address("172.26.0.11"), 20), (ip_address("fd26::b"), 64))
+    )
+
+
+def test_a_way_that_is_too_narrow_for_ipv6_is_told_once_and_not_of_each_pod() -> None:
+    pod = msgspec.structs.replace(
+        POD, spec=msgspec.structs.replace(POD.spec, ip_networks=["10.0.0.1/32", "fd10::1/128"])
+    )
+    known = cluster(DUAL, SIX_POOL, pod)
+    for mtu, pods, expected in (
+        (1350, 1280, []),
+        (
+            1300,
+            1280,
+            [
+                "eth0: the way to other nodes carries packets of 1230 octets, and IPv6 needs 1280 (RFC 8200); larger "
+                "IPv6 packets of pods do not get there; IPv4 goes on; an MTU of 1350 on eth0, and on the way"
+            ],
+        ),
+        (
+            1500,
+            1250,
+            ["pod p1 (cali1): its MTU is 1250, and IPv6 needs 1280 (RFC 8200); it has no IPv6; recreate it"],
+        ),
+    ):
+        links = {
+            "eth0": dual(mtu),
+            "cali1": link(3, "cali1", pods),
+        }
+        assert sentences(known, links) == expected
+
+
+def test_an_interface_that_is_down_and_an_address_that_is_another_machines_are_told() -> None:
+    eth0 = dual(1500)
+    assert sentences(cluster(DUAL), {"eth0": replace(eth0, up=False)}) == [
+        "eth0: it bears the node's address 172.26.0.11 and is down; other nodes do not reach this one; "
+        "ip link set eth0 up"
+    ]
+    taken = replace(eth0, flagged=((ip_address("fd26::b"), AddressFlag.DUPLICATE),))
+    assert sentences(cluster(DUAL), {"eth0": taken}) == [
+        "the node's address fd26::b: another machine on the link of eth0 has it too (duplicate address detection, RFC "
+        "4862); this machine does not use it; give that machine another one, then take the address away here and put "
+        "it back"
+    ]
+
+
+def test_a_node_of_ipv6_alone_that_has_lost_its_address_says_so() -> None:
+    six = msgspec.structs.replace(NODE, spec=NodeSpec(bgp=NodeBGPSpec(ipv6_address="fd26::b/64")))
+    assert (
+        sentences(
+            cluster(six), {"eth0": replace(link(2, "eth0", 1500), addresses=((ip_address("fd26::b"), 64),))}
+        )
+        == []
+    )
+    assert sentences(
+        cluster(six), {"eth0": replace(link(2, "eth0", 1500), addresses=((ip_address("fd26::c"), 64),))}
+    ) == ["no interface bears the node's address fd26::b; nothing is removed until one does"]

@@ -15,7 +15,16 @@ from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.protocol import Kernel, KernelEvent, LinkChanged, ObjectsChanged
 from agent.netlink import sysctl
 from agent.netlink.kernel_errors import NoWay, Unsupported
-from agent.netlink.objects import RTPROT_KERNEL, Address, Route, RouteKey, Sysctl, Tunnel, TunnelKind
+from agent.netlink.objects import (
+    RTPROT_KERNEL,
+    Address,
+    AddressFlag,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+    TunnelKind,
+)
 from tests.contract.kernels import V4, V6, RealWorld, World, connect
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.fixtures.namespace import fresh_namespace, ip, kernel_has
@@ -47,6 +56,28 @@ async def test_one_link_is_read_as_it_is_among_all_others(world: World) -> None:
     assert await world.kernel.link("nowhere") is None
     world.delete_link("eth1")
     assert await world.kernel.link("eth1") is None
+
+
+async def test_what_the_kernel_says_of_an_address_is_reported_and_read() -> None:
+    """Another machine has fd26::5 as well, which the kernel finds out a moment after it was added (RFC 4862)."""
+    with fresh_namespace():
+        world = RealWorld()
+        ip("address add fd26::5/64 dev eth0-far nodad")
+        ip("address add fd26::d/64 dev eth0 nodad preferred_lft 0")
+        changes = world.kernel.changes()
+        try:
+            ip("address add fd26::5/64 dev eth0")
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not (link := (await world.kernel.links())["eth0"]).flags(ip_address("fd26::5")):
+                    await anext(changes)
+        finally:
+            changes.close()
+        flags = {str(address): link.flags(address) for address, _ in link.addresses}
+        assert flags.pop("fd26::5") is AddressFlag.DUPLICATE
+        assert flags.pop("fd26::d") is AddressFlag.DEPRECATED
+        assert {*flags.values()} == {AddressFlag(0)}
+        assert await world.kernel.link("eth0") == link
+        world.kernel.close()
 
 
 MOST_READINGS = 100
@@ -174,7 +205,7 @@ async def test_what_others_change_is_reported_and_what_we_change_is_not(world: W
                 assert is_of_a_fresh_link(event), event
                 if isinstance(event, LinkChanged) and event.name == "eth1" and event.gone:
                     break
-            assert event.seen == replace((await world.kernel.links())["eth1"], addresses=())
+            assert event.seen == replace((await world.kernel.links())["eth1"], addresses=(), flagged=())
     finally:
         changes.close()
 

@@ -1,4 +1,7 @@
-"""What every store promises: on a real etcd, on the fake, and on a dry run, which leaves the store behind it alone."""
+"""What every store promises: on a real etcd, on the fake, behind the door that a lock closes, and on a dry run.
+
+A dry run leaves the store behind it alone.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,27 @@ from contextlib import aclosing
 
 import pytest
 
+from agent.datastore.datastore_lock import LockableStore
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.dry_run_store import DryRunStore
 from ipam.etcd.etcd_config import EtcdConfig
-from ipam.etcd.store import MOST_OPERATIONS, Changed, Committed, Delete, GuardFailed, Put, Store, Unchanged
+from ipam.etcd.store import (
+    MOST_OPERATIONS,
+    Changed,
+    Committed,
+    Delete,
+    GuardFailed,
+    NoneNewer,
+    Put,
+    Store,
+    Unchanged,
+)
 from ipam.failures import Compacted, StoreRefused, StoreUnavailable
 from tests.fakes.store import FakeStore
 from tests.fixtures.etcd import Etcd, start_etcd
 
 NUMBER = itertools.count()
-LASTING = pytest.mark.parametrize("store", ["fake", "etcd"], indirect=True)
+LASTING = pytest.mark.parametrize("store", ["fake", "etcd", "lockable"], indirect=True)
 """A store that watches and leases: what a dry run writes is not heard of, and does not end."""
 
 
@@ -28,12 +42,14 @@ def server() -> Iterator[Etcd]:
         yield running
 
 
-@pytest.fixture(params=["fake", "etcd", "dry run"])
+@pytest.fixture(params=["fake", "etcd", "lockable", "dry run"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     made: Store
     behind = FakeStore()
     if request.param == "etcd":
         made = EtcdStore(EtcdConfig((request.getfixturevalue("server").endpoint,)))
+    elif request.param == "lockable":
+        made = LockableStore(EtcdStore(EtcdConfig((request.getfixturevalue("server").endpoint,))))
     else:
         made = behind if request.param == "fake" else DryRunStore(behind)
     yield made
@@ -110,6 +126,49 @@ async def test_a_list_of_several_pages_is_of_one_revision(store: Store, root: st
     await writer
 
 
+async def test_keys_are_counted_without_being_read_and_a_watch_goes_on_from_the_count(
+    store: Store, root: str
+) -> None:
+    assert (await store.count(root)).count == 0
+    keys = [f"{root}{number:04}" for number in range(300)]
+    for start in range(0, len(keys), MOST_OPERATIONS):
+        await store.commit((), [Put(key, b"0" * 10_000) for key in keys[start : start + MOST_OPERATIONS]])
+    await put(store, root.rstrip("/") + "0", b"beside the prefix")
+    await put(store, keys[0], b"again")
+    found = await store.count(root)
+    assert found.count == len(keys)
+    assert found.revision >= max(value.revision for value in (await store.list(root)).values.values())
+    await store.commit((), (Delete(keys[0]),))
+    assert (await store.count(root)).count == len(keys) - 1
+
+
+@LASTING
+async def test_a_watch_behind_a_count_has_what_came_after_it(store: Store, root: str) -> None:
+    await put(store, f"{root}a", b"1")
+    counted = await store.count(root)
+    await put(store, f"{root}b", b"2")
+    (event,) = await changes(store, root, counted.revision + 1, 1)
+    assert event.key == f"{root}b"
+
+
+@LASTING
+async def test_a_watch_of_keys_has_the_changes_of_these_alone(store: Store, root: str) -> None:
+    keys = [f"{root}{number:03}" for number in range(200)]
+    first = await put(store, keys[0], b"1")
+    await put(store, f"{keys[0]}x", b"no key of these, but it begins like one")
+    found: dict[str, list[bytes | None]] = {}
+    async with asyncio.timeout(10), aclosing(store.watch_keys(keys, first)) as events:  # type: ignore[type-var]
+        async for event in events:
+            if isinstance(event, Changed):
+                found.setdefault(event.key, []).append(event.value.value if event.value else None)
+                if found == {keys[0]: [b"1"]}:
+                    await store.commit((), (Put(keys[7], b"a"), Put(keys[199], b"b"), Put(f"{root}200", b"")))
+                    await store.commit((), (Delete(keys[7]),))
+            if sum(map(len, found.values())) == 4:
+                break
+    assert found == {keys[0]: [b"1"], keys[7]: [b"a", None], keys[199]: [b"b"]}
+
+
 async def test_a_commit_with_a_broken_guard_writes_nothing_and_shows_what_is_there(
     store: Store, root: str
 ) -> None:
@@ -131,6 +190,22 @@ async def test_revision_zero_guards_that_a_key_does_not_exist(store: Store, root
     second = await store.commit((Unchanged(f"{root}a", 0),), (Put(f"{root}a", b"2"),))
     assert isinstance(first, Committed)
     assert isinstance(second, GuardFailed)
+
+
+async def test_a_guarded_prefix_holds_while_nothing_below_it_is_written(store: Store, root: str) -> None:
+    revision = (await store.list(root)).revision
+    assert isinstance(await store.commit((NoneNewer(root, revision),), ()), Committed), "none is there"
+    written = await put(store, f"{root}a", b"1")
+    await put(store, f"{root[:-1]}-beside", b"1")
+    lost = await store.commit((Unchanged(f"{root}b", 0), NoneNewer(root, revision)), (Put(f"{root}b", b"2"),))
+    assert lost == GuardFailed({f"{root}b": None})
+    assert isinstance(
+        await store.commit((NoneNewer(root, written), Unchanged(f"{root}b", 0)), (Put(f"{root}b", b"2"),)),
+        Committed,
+    )
+    latest = (await store.list(root)).revision
+    await store.commit((), (Delete(f"{root}a"),))
+    assert isinstance(await store.commit((NoneNewer(root, latest),), ()), Committed), "a deletion is none"
 
 
 async def test_everything_one_commit_writes_has_one_revision(store: Store, root: str) -> None:

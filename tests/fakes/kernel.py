@@ -110,7 +110,7 @@ class FakeKernel:
 
     def _tell_link(self, name: str) -> None:
         link = self.link_table[name]
-        self._tell(LinkChanged(name, gone=not link.up, seen=replace(link, addresses=())))
+        self._tell(LinkChanged(name, gone=not link.up, seen=replace(link, addresses=(), flagged=())))
 
     def add_link(self, name: str, *addresses_of_it: str, up: bool = True) -> None:
         """Somebody makes a link."""
@@ -131,7 +131,7 @@ class FakeKernel:
             key: entry for key, entry in self.neighbour_table.items() if entry.device != name
         }
         self.fdb_table = {key: entry for key, entry in self.fdb_table.items() if entry.device != name}
-        self._tell(LinkChanged(name, gone=True, seen=replace(gone, addresses=())))
+        self._tell(LinkChanged(name, gone=True, seen=replace(gone, addresses=(), flagged=())))
 
     def rename_link(self, old: str, new: str) -> None:
         """Somebody gives a link another name; nothing is said of the old one."""

@@ -14,7 +14,9 @@ from ipam.etcd.store import (
     Changed,
     CommitOutcome,
     Committed,
+    Guard,
     GuardFailed,
+    KeyCount,
     Listing,
     Operation,
     Put,
@@ -23,6 +25,7 @@ from ipam.etcd.store import (
     WatchEvent,
     WatchProgress,
     check_size,
+    revision_of,
 )
 from ipam.failures import Compacted, StoreRefused, StoreUnavailable, WentBack
 
@@ -53,7 +56,7 @@ class FakeStore:
         self._event = asyncio.Event()
         self._closed = False
         self._faults: list[Fault] = []
-        self._late: list[tuple[Sequence[Unchanged], Sequence[Operation]]] = []
+        self._late: list[tuple[Sequence[Guard], Sequence[Operation]]] = []
         self._restores = 0
         self.away = False
         """While set, every call fails as if no endpoint answered."""
@@ -152,7 +155,12 @@ class FakeStore:
         found = {key: value for key, value in sorted(self._values.items()) if key.startswith(prefix)}
         return Listing(found, self._revision)
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def count(self, prefix: str) -> KeyCount:
+        """See Store."""
+        await self._answer()
+        return KeyCount(sum(key.startswith(prefix) for key in self._values), self._revision)
+
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
         check_size(guards, operations)
         await self._answer()
@@ -169,14 +177,13 @@ class FakeStore:
             raise StoreUnavailable("no answer within 5 s")
         return outcome
 
-    def _do(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    def _do(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         keys = [operation.key for operation in operations]
         if len(set(keys)) < len(keys):
             raise StoreRefused("etcd says: duplicate key given in txn request")
-        for guard in guards:
-            present = self._values.get(guard.key)
-            if (present.revision if present is not None else 0) != guard.revision:
-                return GuardFailed({each.key: self._values.get(each.key) for each in guards})
+        if not all(map(self._holds, guards)):
+            keys = (guard.key for guard in guards if isinstance(guard, Unchanged))
+            return GuardFailed({key: self._values.get(key) for key in keys})
         for operation in operations:
             if isinstance(operation, Put) and operation.lease and operation.lease not in self._leases:
                 raise StoreRefused("etcd says: requested lease not found")
@@ -194,14 +201,30 @@ class FakeStore:
         self.committed(self._values)
         return Committed(self._revision)
 
+    def _holds(self, guard: Guard) -> bool:
+        if isinstance(guard, Unchanged):
+            return revision_of(self._values.get(guard.key)) == guard.revision
+        below = (value for key, value in self._values.items() if key.startswith(guard.prefix))
+        return all(value.revision <= guard.revision for value in below)
+
     def _delete(self, key: str) -> None:
         if self._values.pop(key, None) is not None:
             self._history.append(Changed(key, None, self._revision))
 
-    async def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
+    def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """See Store."""
+        return self._watch(prefix, lambda key: key.startswith(prefix), start)
+
+    def watch_keys(self, keys: Sequence[str], start: int) -> AsyncIterator[WatchEvent]:
+        """See Store."""
+        wanted = frozenset(keys)
+        return self._watch(f"{len(keys)} keys", wanted.__contains__, start)
+
+    async def _watch(
+        self, what: str, is_wanted: Callable[[str], bool], start: int
+    ) -> AsyncIterator[WatchEvent]:
         if start <= self._compacted:
-            raise Compacted(f"revision {start} of {prefix} is gone (kept from {self._compacted})")
+            raise Compacted(f"revision {start} of {what} is gone (kept from {self._compacted})")
         if start > self._revision + 1:
             raise WentBack(f"etcd went back from revision {start - 1} to {self._revision}")
         restores = self._restores
@@ -212,11 +235,11 @@ class FakeStore:
             if restores != self._restores:
                 raise WentBack(f"etcd went back to {self._revision}")
             if self.watches_break or self.away or self._closed:
-                raise StoreUnavailable(f"the watch of {prefix} was ended")
+                raise StoreUnavailable(f"the watch of {what} was ended")
             while at < len(self._history):
                 event = self._history[at]
                 at += 1
-                if event.key.startswith(prefix):
+                if is_wanted(event.key):
                     yield event
             written = self._event
             if at == len(self._history) and not (self.watches_break or self.away or self._closed):

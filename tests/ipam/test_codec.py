@@ -185,6 +185,7 @@ def test_keys_are_read_back_as_what_they_were_made_of(name: str, cidr: str) -> N
     assert block_of_key(block_key(block)) == block
     assert affinity_of_key(affinity_key(NodeName(name), block)) == (name, block)
     assert handle_of_key(handle_key(HandleId(name))) == name
+    assert handle_key(HandleId(name)).endswith(f"/{name}"), "Calico escapes no handle"
     assert resource_name(resource_key("nodes", name), "nodes") == (None, name)
     assert resource_name(resource_key("workloadendpoints", name, "ns"), "workloadendpoints") == ("ns", name)
 

@@ -80,7 +80,7 @@ def test_a_node_without_descriptors_says_so_and_serves_afterwards_what_waited(la
             stack.enter_context(one)
         # A dump and a look at a link are wanted now, too: each needs a socket of its own.
         ip_on(node, "link set eth0 mtu 1400")
-        lab_processes.wait_for("its word", lambda: "part=listeners" in log_of(node), SECONDS)
+        lab_processes.wait_for("its word", lambda: 'about="part listeners"' in log_of(node), SECONDS)
         lab_processes.wait_for("the kernel's", lambda: "Too many open files" in log_of(node), SECONDS)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
         for one in waiting.values():

@@ -95,7 +95,8 @@ def test_the_examples_of_a_lab_do_what_they_show(folder: Path) -> None:
             node = lifecycle.find(LAB).plan.node("node1")
             around, environment = lab_processes.inside(node.namespace, []), node.environment
         code, out, err = shell(renamed(line), folder, around, environment)
-        assert code == 0, f"{line}\n{out}{err}"
+        is_status = "node status" in line  # ends with 1 where there is a trouble
+        assert code == 0 or (is_status and code == 1 and not err), f"{line}\n{out}{err}"
         assert out.strip(), line
         assert "Traceback" not in err
         if line == PREPARED:

@@ -19,6 +19,7 @@ ORDER = (
     r"tortie install",
     r"(tortie|systemctl) reload",
     r"tortie cni install",
+    r"tortie cni check",
     r"tortie cni uninstall",
     r"tortie uninstall$",
     r"tortie uninstall",

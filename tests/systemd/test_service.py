@@ -234,7 +234,7 @@ def test_a_shutdown_makes_peers_forget_the_node_before_its_pods_are_gone(cluster
     )
     print(f"its routes were gone {time.monotonic() - started:.1f} s after poweroff")
     wait_for("the machine is off", node.has_ended, 20)
-    (peer,) = json.loads(other.done("tortie node status --json"))["peers"]
+    (peer,) = json.loads(other.run("tortie node status --json").stdout)["peers"]
     assert peer["last_error"].endswith("the machine goes down"), peer
 
 

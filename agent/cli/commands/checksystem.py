@@ -11,26 +11,33 @@ import asyncio
 import json
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 from agent.cli.command import CommandFailed
 from agent.cli.connection import config, with_store
 from agent.configuration.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.datastore.inventory import inventory
+from agent.datastore.resources.schema import value_at
+from agent.datastore.storage_layout import KIND_PREFIXES
+from agent.datastore.writing.inventory import inventory
 from agent.preflight.findings import findings
 from agent.preflight.host_facts import HostFacts, HostFinding, Severity
 from agent.preflight.host_reader import read_host, with_skew
+from ipam.etcd.store import Store, Versioned
+from ipam.failures import Unreadable
+from ipam.stored_json import read_stored, stored_object
 
-POOLS = "/calico/resources/v3/projectcalico.org/ippools/"
+PASSWORDS = {"BGPConfiguration": ("spec", "nodeMeshPassword"), "BGPPeer": ("spec", "password")}
+"""Kind -> where it names a password."""
 
 
 def check_system(arguments: argparse.Namespace) -> None:
     """Read the host's facts, print the findings; exit code 1 with an error among the findings."""
     settings = config(arguments)
     facts = with_skew(
-        with_pools(asyncio.run(_read(settings)), arguments), settings.etcd.endpoints, tls(settings.etcd)
+        with_cluster(asyncio.run(_read(settings)), arguments), settings.etcd.endpoints, tls(settings.etcd)
     )
     found = findings(facts)
     print(as_json(found) if arguments.output == "json" else findings_text(found))
@@ -46,13 +53,33 @@ async def _read(settings: Config) -> HostFacts:
         kernel.close()
 
 
-def with_pools(facts: HostFacts, arguments: argparse.Namespace) -> HostFacts:
-    """The facts with the cluster's pools, or why they are not known."""
+def with_cluster(facts: HostFacts, arguments: argparse.Namespace) -> HostFacts:
+    """The facts with the cluster's pools and how many BGP peers it has, or why they are not known."""
     try:
-        stored = with_store(arguments, lambda store: store.list(POOLS)).values
+        stored = with_store(arguments, _of_cluster)
     except CommandFailed as failure:
         return replace(facts, pools_unknown=str(failure))
-    return replace(facts, pools=tuple(record.pool for record in inventory(stored).pools))
+    nodes, peers = (len(stored[kind]) for kind in ("Node", "BGPPeer"))
+    return replace(
+        facts,
+        pools=tuple(record.pool for record in inventory(stored["IPPool"]).pools),
+        bgp_peers=max(nodes - 1, 0) + peers,
+        bgp_passwords=any(
+            _says(value, path) for kind, path in PASSWORDS.items() for value in stored[kind].values()
+        ),
+    )
+
+
+async def _of_cluster(store: Store) -> dict[str, Mapping[str, Versioned]]:
+    kinds = ("IPPool", "Node", *PASSWORDS)
+    return {kind: (await store.list(KIND_PREFIXES[kind])).values for kind in kinds}
+
+
+def _says(value: Versioned, path: tuple[str, ...]) -> bool:
+    """Whether a resource has something there; one that cannot be read has not."""
+    with suppress(Unreadable):
+        return value_at(read_stored(value, stored_object), path) is not None
+    return False
 
 
 def tls(etcd: EtcdSettings) -> ssl.SSLContext | None:

@@ -1,6 +1,7 @@
-"""`tortie cni install|uninstall`: the plugins and the network's configuration, where container runtimes look.
+"""`tortie cni install|uninstall|check`: the plugins and the network's configuration, where container runtimes look.
 
-Promises: a fault is one sentence, and what was done until then is printed. Does not know: how files are put in place.
+Promises: a fault is one sentence, and what was done until then is printed; `check` changes nothing, and its exit code
+is 1 with an error among what it finds. Does not know: how files are put in place, what is right in a configuration.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ examples:
   tortie cni install
   tortie cni install --shim python --bin-dir /usr/lib/cni
 """
+CHECK_EXAMPLES = """\
+examples:
+  tortie cni check
+  tortie cni check --conf-dir /etc/cni/net.d -o json
+"""
 UNINSTALL_EXAMPLES = """\
 examples:
   tortie cni uninstall
@@ -30,9 +36,18 @@ def add_parsers(subparsers: Any) -> None:
     remove = add_command(
         verbs, "uninstall", "remove them; pods keep their network", run_cni_uninstall, UNINSTALL_EXAMPLES
     )
+    check = add_command(
+        verbs,
+        "check",
+        "what the networks' configurations ask for that is not done",
+        run_cni_check,
+        CHECK_EXAMPLES,
+    )
+    check.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    for verb in (install, remove, check):
+        verb.add_argument("--conf-dir", type=Path, default=Path("/etc/cni/net.d"), metavar="DIR")
     for verb in (install, remove):
         verb.add_argument("--bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR")
-        verb.add_argument("--conf-dir", type=Path, default=Path("/etc/cni/net.d"), metavar="DIR")
     install.add_argument(
         "--shim", choices=("auto", "c", "python"), default="auto", help="auto: C where a compiler is"
     )
@@ -65,3 +80,26 @@ def run_cni_uninstall(arguments: argparse.Namespace) -> None:
     with reported(InstallFailed):
         for done in uninstall(PluginPaths(arguments.bin_dir, arguments.conf_dir)):
             print(done)
+
+
+def run_cni_check(arguments: argparse.Namespace) -> None:
+    """`tortie cni check`."""
+    import json
+    import sys
+    from dataclasses import asdict
+
+    from agent.cni.plugin.network_check import Level, NetworkFinding, check_networks
+    from agent.cni.plugin.plugin_install import configurations
+
+    files, unread = configurations(arguments.conf_dir)
+    found = [NetworkFinding(Level.ERROR, name, why) for name, why in unread.items()]
+    found = sorted((*found, *check_networks(files)), key=lambda one: (one.level, one.where))
+    if arguments.output == "json":
+        print(json.dumps([{**asdict(one), "level": one.level.name.lower()} for one in found], indent=2))
+    else:
+        print(
+            "\n".join(f"{one.level.name:<8} {one.where}: {one.what}" for one in found)
+            or "everything is followed"
+        )
+    if any(one.level is Level.ERROR for one in found):
+        sys.exit(1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cli.command import CommandFailed, add_command, add_group, add_output, reported
 from agent.cli.connection import ask_agent, with_store
+from agent.cli.living_nodes import FORCE_HELP, require_gone
 from agent.tables import data
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
@@ -44,7 +45,8 @@ examples:
   tortie ipam release --ip 192.168.31.1 --handle k8s-pod-network.0123abcd
   tortie ipam release --node node9
 
-A node is released when its machine is gone for good: what still runs there would lose its addresses.
+A node is released when its machine is gone for good: what still runs there would lose its addresses. A node that lives
+is refused, and so is the address of a living node's tunnel, unless --force is given.
 """
 CONFIGURE_EXAMPLES = """\
 examples:
@@ -76,6 +78,7 @@ def add_parsers(subparsers: Any) -> None:
     release.add_argument("--ip", metavar="ADDRESS", action="append", default=[])
     release.add_argument("--handle", metavar="HANDLE", help="only if this handle holds it")
     release.add_argument("--node", metavar="NODE", help="everything of this node")
+    release.add_argument("--force", action="store_true", help=FORCE_HELP)
     text = "change the rules of allocation"
     configure = add_command(commands, "configure", text, run_ipam_configure, CONFIGURE_EXAMPLES)
     configure.add_argument("--strictaffinity", choices=("true", "false"), help="never borrow addresses")
@@ -91,7 +94,7 @@ def run_ipam_show(arguments: argparse.Namespace) -> None:
     import asyncio
 
     from agent.cli.commands import ipam_tables as views
-    from agent.datastore.inventory import inventory
+    from agent.datastore.writing.inventory import inventory
     from ipam.allocation.ipam_config import read_config
     from ipam.check.audit import decode_snapshot
     from ipam.failures import Malformed
@@ -113,6 +116,8 @@ def run_ipam_show(arguments: argparse.Namespace) -> None:
         view = views.borrowed_view(seen)
     else:
         view = views.pools_view(seen, facts, blocks=arguments.show_blocks)
+        for sentence in views.pool_notes(facts):
+            print(f"tortie: {sentence}", file=sys.stderr)
     print(view.text if arguments.output == "table" else data(view.rows, arguments.output))
 
 
@@ -146,7 +151,7 @@ def found_in(
     in_kernel: Mapping[Address, str] | None,
 ) -> tuple[IpamSnapshot, tuple[AuditFinding, ...]]:
     """Everything inconsistent in a copy of the datastore, and with this machine: its living pods, its kernel."""
-    from agent.datastore.inventory import inventory
+    from agent.datastore.writing.inventory import inventory
     from ipam.check.audit import AuditFinding, audit, decode_snapshot
 
     seen, facts = decode_snapshot(stored), inventory(stored)
@@ -155,7 +160,16 @@ def found_in(
     unknown = (
         facts.unknown_users if in_kernel is not None else {*facts.unknown_users, "this machine's kernel"}
     )
-    found = audit(seen, pools, facts.in_use, living, unknown_users=unknown, in_kernel=in_kernel or {})
+    found = audit(
+        seen,
+        pools,
+        facts.in_use,
+        living,
+        unknown_users=unknown,
+        in_kernel=in_kernel or {},
+        tunnels=facts.tunnels,
+        of_endpoints=facts.of_endpoints,
+    )
     return seen, (*damaged, *found)
 
 
@@ -231,26 +245,54 @@ def run_ipam_release(arguments: argparse.Namespace) -> None:
     """`tortie ipam release`."""
     from agent.clock import SystemClock
     from ipam.allocation.allocator import Allocator
-    from ipam.allocation.release import GuardedAddress, ReleaseResult
-    from ipam.model import HandleId, NodeName
+    from ipam.allocation.release import GuardedAddress
+    from ipam.model import HandleId
 
     if bool(arguments.ip) == bool(arguments.node):
         raise CommandFailed("name either --ip ADDRESS or --node NODE")
+    if arguments.node:
+        _release_node(arguments)
+        return
     handle = HandleId(arguments.handle) if arguments.handle else None
     wanted = [GuardedAddress(_address(text), handle) for text in arguments.ip]
+    if not arguments.force:
+        require_gone(arguments, _bearers(arguments, [one.address for one in wanted]))
 
     async def work(store: Store) -> None:
-        allocator = Allocator(store, SystemClock().wall, list)
-        if arguments.node:
-            done = ReleaseResult(await allocator.release_node(NodeName(arguments.node)), ())
-        else:
-            done = await allocator.release_addresses(wanted)
+        done = await Allocator(store, SystemClock().wall, list).release_addresses(wanted)
         for address in done.released:
             print(f"Successfully released IP address {address}")
         for address in done.unallocated:
             print(f"IP address {address} is not assigned")
-        if arguments.node and not done.released:
+
+    with_store(arguments, work)
+
+
+def _bearers(arguments: argparse.Namespace, addresses: Sequence[Address]) -> list[str]:
+    """The nodes whose tunnels have one of these addresses."""
+    from agent.datastore.state_cache import NODES
+    from agent.datastore.writing.inventory import inventory
+
+    tunnels = inventory(with_store(arguments, lambda store: store.list(NODES)).values).tunnels
+    return sorted({name for one in addresses for name in tunnels.get(one, ())})
+
+
+def _release_node(arguments: argparse.Namespace) -> None:
+    from agent.clock import SystemClock
+    from ipam.allocation.allocator import Allocator
+    from ipam.model import NodeName
+
+    require_gone(arguments, [arguments.node])
+
+    async def work(store: Store) -> None:
+        allocator = Allocator(store, SystemClock().wall, list)
+        done = await allocator.release_node(NodeName(arguments.node))
+        for address in done.addresses:
+            print(f"Successfully released IP address {address}")
+        if not done.addresses:
             print(f"node {arguments.node} held no address; blocks that it claimed are free now")
+        for why in done.unreadable:
+            print(f"left as it is: {why}")
 
     with_store(arguments, work)
 

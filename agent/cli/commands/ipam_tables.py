@@ -5,14 +5,20 @@ Promises: pure; both forms of a view say the same. Does not know: the store, com
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from agent.datastore.inventory import Inventory
+from agent.datastore.writing.inventory import Inventory
 from agent.tables import ruled
 from ipam import block as arithmetic
+from ipam.allocation.pool_selection import selects_every_namespace
 from ipam.check.audit import IpamSnapshot
 from ipam.check.utilization import Utilization, block_utilization, borrowed_addresses, pool_utilization
 from ipam.model import Address, IpamConfig
+from ipam.selector import parse
+
+MOST_NAMED = 10
+"""Namespaces in one sentence."""
 
 
 class IpamView(NamedTuple):
@@ -48,6 +54,26 @@ def pools_view(seen: IpamSnapshot, facts: Inventory, *, blocks: bool) -> IpamVie
     ]
     heads = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE")
     return IpamView(rows, ruled(heads, [_cells(name, one) for name, one in found]))
+
+
+def pool_notes(facts: Inventory) -> Iterator[str]:
+    """A sentence for each pool that gives addresses to nobody, or to the pods of some namespaces alone."""
+    for record in sorted(facts.pools, key=lambda record: record.pool.name):
+        pool, known = record.pool, len(facts.namespaces)
+        if record.withdrawn:
+            yield f"pool {pool.name} {record.withdrawn}: no new address is taken from it"
+        if selects_every_namespace(pool):
+            continue
+        selector = f"pool {pool.name}: namespaceSelector {pool.namespace_selector}"
+        if not known:
+            yield f"{selector}: no namespace's labels are known (no profile kns.*), so pods get nothing from it unasked"
+            continue
+        match = parse(pool.namespace_selector)
+        chosen = sorted(name for name, labels in facts.namespaces.items() if match.matches(dict(labels)))
+        named = (
+            f": {', '.join(chosen[:MOST_NAMED])}{' …' if len(chosen) > MOST_NAMED else ''}" if chosen else ""
+        )
+        yield f"{selector}: pods of {len(chosen)} of {known} namespaces{named}"
 
 
 def _cells(name: str, one: Utilization) -> tuple[object, ...]:

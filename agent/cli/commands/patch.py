@@ -1,6 +1,7 @@
-"""`tortie patch` and `tortie label`: changes of a stored resource, without a file.
+"""`tortie patch`, `tortie label` and `tortie datastore migrate`: changes of a stored resource, without a file.
 
-Promises: all is refused, or all is written, with the rules of `tortie replace`.
+Promises: all is refused, or all is written, with the rules of `tortie replace`; a lock is written by one guarded
+transaction.
 Does not know: the kinds and their fields.
 """
 
@@ -11,11 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import resource_changes
-from agent.cli.command import CommandFailed, add_command, reported
+from agent.cli.command import CommandFailed, add_command, add_group, reported
+from agent.cli.connection import with_store
 from agent.cli.kind_tables import NAMES, kind_named
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resources.schema import Document
+    from ipam.etcd.store import Store
 
     Edit = Callable[[Document], Document]
 
@@ -33,6 +36,16 @@ examples:
   tortie label node node1 rack=r2 --overwrite
   tortie label node node1 rack-
 """
+LOCK_EXAMPLES = """\
+examples:
+  tortie datastore migrate lock
+  tortie datastore migrate unlock
+
+While the datastore is locked nodes and commands write nothing: no pod is attached, a DEL is written down and carried
+out after the unlocking, routes and BGP go on. calicoctl has the same commands, and each may undo the other's.
+"""
+MOST_LOCK_WRITES = 10
+"""How often another writer of ClusterInformation may come first."""
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -49,6 +62,10 @@ def add_parsers(subparsers: Any) -> None:
     label.add_argument("--remove", action="store_true", help="remove each KEY, as KEY- does")
     for parser in (patch, label):
         resource_changes.add_change_arguments(parser)
+    datastore = add_group(subparsers, "datastore", "the datastore as a whole", metavar="COMMAND")
+    migrate = add_group(datastore, "migrate", "lock and unlock it, as calicoctl does")
+    add_command(migrate, "lock", "have nobody write to the datastore", run_lock, LOCK_EXAMPLES)
+    add_command(migrate, "unlock", "have everybody write again", run_unlock, LOCK_EXAMPLES)
 
 
 def run_patch(arguments: argparse.Namespace) -> None:
@@ -131,3 +148,37 @@ def _edit(labels: dict[str, str], key: str, value: str | None, arguments: argpar
         )
     labels[key] = value
     return f"Successfully {'set' if before is None else 'updated'} label {key} on {whose}"
+
+
+def run_lock(arguments: argparse.Namespace) -> None:
+    """`tortie datastore migrate lock`."""
+    _set_ready(arguments, ready=False)
+    print("Datastore locked.")
+
+
+def run_unlock(arguments: argparse.Namespace) -> None:
+    """`tortie datastore migrate unlock`."""
+    _set_ready(arguments, ready=True)
+    print("Datastore unlocked.")
+
+
+def _set_ready(arguments: argparse.Namespace, *, ready: bool) -> None:
+    """Write ClusterInformation's `datastoreReady`. Raises CommandFailed."""
+    from agent.clock import SystemClock
+    from agent.datastore.datastore_lock import LOCK_KEY, with_ready
+    from ipam.etcd.store import Committed, Put, Unchanged, optimistic, revision_of
+
+    now = SystemClock().wall().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    async def work(store: Store) -> bool:
+        async def attempt() -> bool | None:
+            stored = await store.get(LOCK_KEY)
+            guard = Unchanged(LOCK_KEY, revision_of(stored))
+            put = Put(LOCK_KEY, with_ready(stored, now, ready=ready))
+            return True if isinstance(await store.commit((guard,), (put,)), Committed) else None
+
+        return await optimistic(
+            attempt, MOST_LOCK_WRITES, f"somebody else keeps changing {LOCK_KEY}; try again"
+        )
+
+    with_store(arguments, work, though_locked=True)

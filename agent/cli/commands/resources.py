@@ -17,6 +17,7 @@ from agent.cli import resource_changes
 from agent.cli.command import CommandFailed, add_command, reported
 from agent.cli.connection import with_store
 from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
+from agent.cli.living_nodes import require_gone
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resources.documents import ParsedResource
@@ -33,6 +34,7 @@ APPLY_EXAMPLES = """\
 examples:
   tortie apply -f pool.json
   tortie apply -f pools/ -f node.yaml --dry-run
+  tortie apply -f pools/ --skip-other-kinds
   tortie get ippools -o yaml | tortie apply -f -
 
 A dry run asks the datastore everything that a real one asks, and writes nothing.
@@ -57,8 +59,10 @@ examples:
   tortie delete -f pool.json
   tortie delete ippool default-ipv4-ippool
   tortie delete bgppeers tor spine --skip-not-exists
+  tortie delete node node9 --skip-not-exists
 
-The addresses of a deleted pool that are in use stay allocated.
+The addresses of a deleted pool that are in use stay allocated. A node goes with its addresses, claims, endpoints, BGP
+peers and node.NAME settings, as in calicoctl, and not while it lives. Interrupted, it is to be deleted once more.
 """
 VALIDATE_EXAMPLES = """\
 examples:
@@ -91,12 +95,22 @@ def add_parsers(subparsers: Any) -> None:
     replace = add_command(subparsers, "replace", text, run_write, REPLACE_EXAMPLES)
     for parser in (create, apply, replace):
         _add_file_arguments(parser, required=True)
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="make a pool although nodes or services have addresses in its range",
+        )
         resource_changes.add_change_arguments(parser)
     delete = add_command(subparsers, "delete", "remove resources", run_delete, DELETE_EXAMPLES)
     delete.add_argument("kind", nargs="?", metavar="KIND")
     delete.add_argument("names", nargs="*", metavar="NAME")
     delete.add_argument(
         "-s", "--skip-not-exists", action="store_true", help="what is gone already is no error"
+    )
+    delete.add_argument(
+        "--force",
+        action="store_true",
+        help="delete a pool although pods have addresses of it, a node although it seems to live",
     )
     _add_file_arguments(delete, required=False)
     resource_changes.add_change_arguments(delete, forms=("table", "name"))
@@ -117,6 +131,9 @@ def _add_file_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     )
     parser.add_argument("-R", "--recursive", action="store_true", help="directories inside a directory too")
     parser.add_argument("--skip-empty", action="store_true", help="files and directories may hold nothing")
+    parser.add_argument(
+        "--skip-other-kinds", action="store_true", help="pass over documents of other programs, and name each"
+    )
 
 
 def _read_files(arguments: argparse.Namespace) -> list[ParsedResource]:
@@ -125,17 +142,20 @@ def _read_files(arguments: argparse.Namespace) -> list[ParsedResource]:
 
     found: list[ParsedResource] = []
     faults: list[str] = []
+    passed_over: list[str] | None = [] if arguments.skip_other_kinds else None
     for name in _file_names(arguments, faults):
         try:
             text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
             source = STANDARD_INPUT if name == "-" else name
-            found += read(text, source, may_be_empty=arguments.skip_empty)
+            found += read(text, source, may_be_empty=arguments.skip_empty, passed_over=passed_over)
         except (OSError, UnicodeDecodeError) as error:
             faults.append(f"{name}: cannot be read: {error}")
         except InvalidDocument as error:
             faults += error.sentences
     if faults:
         raise CommandFailed("\n".join(faults))
+    for sentence in passed_over or ():
+        resource_changes.warn(sentence)
     return found
 
 
@@ -156,7 +176,7 @@ def _file_names(arguments: argparse.Namespace, faults: list[str]) -> Iterator[st
 def run_get(arguments: argparse.Namespace) -> None:
     """`tortie get`: what can be read is shown, even if something beside it cannot."""
     from agent.clock import SystemClock
-    from agent.datastore.resource_writer import NotFound, ResourceWriter
+    from agent.datastore.writing.resource_writer import NotFound, ResourceWriter
 
     kind = kind_named(arguments.kind)
 
@@ -185,15 +205,17 @@ def run_get(arguments: argparse.Namespace) -> None:
 
 def run_write(arguments: argparse.Namespace) -> None:
     """`tortie create`, `tortie apply` and `tortie replace`."""
-    from agent.datastore.resource_writer import Exists, WriteMode
     from agent.datastore.resources.resource_types import kind_of
+    from agent.datastore.writing.resource_writer import Exists, WriteMode
 
     verb = WriteMode[arguments.command.upper()]
     skip = Exists if arguments.command == "create" and arguments.skip_exists else None
 
     def change(found: ParsedResource) -> resource_changes.Change:
         kind, name = kind_of(found.resource), found.resource.metadata.name
-        return resource_changes.Change(kind, name, lambda writer: writer.write(found, verb))
+        return resource_changes.Change(
+            kind, name, lambda writer: writer.write(found, verb, force=arguments.force)
+        )
 
     changes = [change(found) for found in _read_files(arguments)]
     wording = resource_changes.Wording(WRITTEN[arguments.command], skip)
@@ -202,29 +224,31 @@ def run_write(arguments: argparse.Namespace) -> None:
 
 def run_delete(arguments: argparse.Namespace) -> None:
     """`tortie delete`."""
-    from agent.datastore.resource_writer import NotFound
+    from agent.datastore.writing.resource_writer import NotFound
 
     by_name = arguments.kind is not None and bool(arguments.names)
     if by_name == bool(arguments.filename) or (arguments.kind is None) != (not arguments.names):
         raise CommandFailed("name either -f FILE or KIND and NAME, such as: tortie delete ippool my-pool")
     if arguments.filename:
-        changes = [_deleting(found.resource) for found in _read_files(arguments)]
+        changes = [_deleting(found.resource, force=arguments.force) for found in _read_files(arguments)]
     else:
-        changes = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
+        kind = kind_named(arguments.kind)
+        changes = [_deleting_named(kind, name, force=arguments.force) for name in arguments.names]
+    require_gone(arguments, [change.name for change in changes if change.kind == "Node"])
     skip = NotFound if arguments.skip_not_exists else None
     resource_changes.carry_out(arguments, changes, resource_changes.Wording("deleted", skip))
 
 
-def _deleting(resource: Resource) -> resource_changes.Change:
+def _deleting(resource: Resource, *, force: bool) -> resource_changes.Change:
     from agent.datastore.resources.resource_types import kind_of
 
     return resource_changes.Change(
-        kind_of(resource), resource.metadata.name, lambda writer: writer.delete(resource)
+        kind_of(resource), resource.metadata.name, lambda writer: writer.delete(resource, force=force)
     )
 
 
-def _deleting_named(kind: str, name: str) -> resource_changes.Change:
-    return resource_changes.Change(kind, name, lambda writer: writer.delete_named(kind, name))
+def _deleting_named(kind: str, name: str, *, force: bool) -> resource_changes.Change:
+    return resource_changes.Change(kind, name, lambda writer: writer.delete_named(kind, name, force=force))
 
 
 def run_validate(arguments: argparse.Namespace) -> None:
@@ -233,6 +257,10 @@ def run_validate(arguments: argparse.Namespace) -> None:
     from agent.datastore.resources.resource_types import kind_of
 
     found = _read_files(arguments)
-    if sentences := overlaps(found):
+    refusals = [item.error(sentence) for item in found for sentence in item.refusals]
+    if sentences := [*refusals, *overlaps(found)]:
         raise CommandFailed("\n".join(sentences))
+    for item in found:
+        for sentence in item.notes:
+            resource_changes.warn(item.error(sentence))
     print(resource_changes.counted("validated", [kind_of(item.resource) for item in found]))

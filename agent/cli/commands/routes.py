@@ -21,7 +21,7 @@ examples:
   tortie routes --foreign
   tortie routes -o json
 
-All routes of the main tables, as the kernel holds them; with PREFIX those inside it and around it. The last column
+All routes of the main tables, as the kernel holds them now; with PREFIX those inside it and around it. The last column
 says where desired state and kernel do not agree. --foreign shows others' routes, those in our place first.
 """
 PLAN_EXAMPLES = """\

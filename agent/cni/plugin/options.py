@@ -1,7 +1,8 @@
 """What a network configuration and a runtime may ask of an attachment, read and checked; and the errors of doing so.
 
 Promises: pure; an option that cannot be met is an error that names its key, never ignored. Of several sources of one
-option the runtime's configuration comes first, then `args`, then CNI_ARGS (CNI conventions). Does not know: verbs.
+option the runtime's configuration comes first, then the pod's annotations, `args`, CNI_ARGS (CNI conventions).
+Does not know: verbs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import Any, TypeGuard
 
-from ipam.address_text import text_of
+from agent.cni.plugin import pod_annotations
+from ipam.address_text import masked_network, text_of
 from ipam.allocation.sticky import LONGEST_RETENTION_SECONDS
 
 CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
@@ -23,6 +25,8 @@ SMALLEST_MTU_6 = 1280
 MOST_VALID_ATTACHMENTS = 100_000
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 FAMILIES = (4, 6)
+IPAM_TYPES = ("tortie-ipam", "calico-ipam")
+"""What `ipam.type` may be: in Calico's configuration, too, its own IPAM means the cluster's pools."""
 DURATION = re.compile(r"([0-9]{1,7})([smhd]?)")
 DURATION_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST_WORKLOAD = 128
@@ -74,8 +78,9 @@ def shown(value: object) -> str:
 class Options:
     """What the configuration and the runtime ask for."""
 
-    pools: tuple[str, ...] = ()
-    """Names or CIDRs of the pools to assign from, of either family; empty for any."""
+    ipv4_pools: tuple[str, ...] = ()
+    """Names or CIDRs of the pools to assign IPv4 addresses from, the first one first; empty for any."""
+    ipv6_pools: tuple[str, ...] = ()
     ipv4: bool = True
     ipv6: bool = False
     """Whether an address of each family is assigned."""
@@ -98,9 +103,9 @@ class Options:
 
 def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Options:
     """All options of a call; `arguments` are CNI_ARGS. Raises CniError."""
-    ipam = _object(config, "ipam", "ipam")
-    ipv4, ipv6 = _wants(ipam, "assign_ipv4", default=True), _wants(ipam, "assign_ipv6", default=False)
-    exact = _requested_addresses(config, arguments)
+    ipam, annotations = require_own_ipam(config), _annotations(config)
+    ipv4, ipv6 = _families(ipam, annotations)
+    exact = _requested_addresses(config, annotations, arguments)
     if not (ipv4 or ipv6 or exact):
         raise _invalid("ipam: assign_ipv4 and assign_ipv6 are both off; a pod needs an address")
     forwarding = _object(config, "container_settings", "container_settings").get("allow_ip_forwarding")
@@ -108,12 +113,13 @@ def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Opt
         raise _invalid("container_settings.allow_ip_forwarding: must be true or false")
     dual = ipv6 or any(address.version == 6 for address in exact)
     return Options(
-        pools=(*_pools(ipam, "ipv4_pools"), *_pools(ipam, "ipv6_pools")),
+        ipv4_pools=_pools(ipam, annotations, 4),
+        ipv6_pools=_pools(ipam, annotations, 6),
         ipv4=ipv4,
         ipv6=ipv6,
         mtu=_number(config.get("mtu") or None, "mtu", SMALLEST_MTU_6 if dual else SMALLEST_MTU, LARGEST_MTU),
         exact=exact,
-        mac=_requested_mac(config, arguments),
+        mac=_requested_mac(config, annotations, arguments),
         forwarding=forwarding,
         lengths={
             4: _number(ipam.get("length"), "ipam.length", 1, 32) or 32,
@@ -123,6 +129,18 @@ def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Opt
         routes=_routes(ipam),
         keep_seconds=_keep_seconds(config, arguments),
         workload=_workload(config, arguments),
+    )
+
+
+def require_own_ipam(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `ipam` of a configuration, which asks no other plugin for addresses. Raises CniError."""
+    ipam = _object(config, "ipam", "ipam")
+    kind = ipam.get("type")
+    if kind is None or kind == "" or kind in IPAM_TYPES:
+        return ipam
+    raise _invalid(
+        f"ipam.type: {shown(kind)} is not called: addresses come from the IPPools of the cluster. Make it "
+        f"{' or '.join(IPAM_TYPES)}, and choose pools by ipam.ipv4_pools and ipam.ipv6_pools"
     )
 
 
@@ -188,11 +206,56 @@ def _wants(ipam: Mapping[str, Any], name: str, *, default: bool) -> bool:
     return words[value]
 
 
-def _pools(ipam: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    pools = ipam.get(name) or ()
+def _annotations(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Calico's of the pod, if the runtime hands them over."""
+    given = _object(
+        _object(config, "runtimeConfig", "runtimeConfig"),
+        pod_annotations.CAPABILITY,
+        pod_annotations.CAPABILITY,
+    )
+    try:
+        found = pod_annotations.calicos(given)
+    except ValueError as error:
+        raise _invalid(str(error)) from None
+    for refused in pod_annotations.REFUSED:
+        if refused in found:
+            raise _invalid(
+                f"annotation {pod_annotations.PREFIX}{refused}: no address is given that IPAM does not assign; "
+                "take ipAddrs for one of a pool"
+            )
+    return found
+
+
+def _families(ipam: Mapping[str, Any], annotations: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether an address of IPv4, of IPv6 is assigned."""
+    given = annotations.get("ipFamilies")
+    if given is None:
+        return _wants(ipam, "assign_ipv4", default=True), _wants(ipam, "assign_ipv6", default=False)
+    if not set(given) <= {"IPv4", "IPv6"}:
+        raise _invalid(f'annotation {pod_annotations.PREFIX}ipFamilies: must be a list of "IPv4" and "IPv6"')
+    return "IPv4" in given, "IPv6" in given
+
+
+def _pools(ipam: Mapping[str, Any], annotations: Mapping[str, Any], version: int) -> tuple[str, ...]:
+    """The pod's own choice comes before its network's."""
+    where, pools = _first(
+        (f"annotation {pod_annotations.PREFIX}ipv{version}pools", annotations.get(f"ipv{version}pools")),
+        (f"ipam.ipv{version}_pools", ipam.get(f"ipv{version}_pools") or None),
+    )
+    if pools is None:
+        return ()
     if not isinstance(pools, list | tuple) or not all(map(_is_pool, pools)) or len(pools) > MOST_POOLS:
-        raise _invalid(f"ipam.{name}: must be a list of up to {MOST_POOLS} pool names or CIDRs")
-    return tuple(pools)
+        raise _invalid(f"{where}: must be a list of up to {MOST_POOLS} pool names or CIDRs")
+    return tuple(map(_pool_word, pools))
+
+
+def _pool_word(pool: str) -> str:
+    """A name as it is; a CIDR masked and in its one form, as Calico reads it (net.ParseCIDR)."""
+    try:
+        found = masked_network(pool) if "/" in pool else None
+    except ValueError:
+        return pool
+    return text_of(found) if found is not None else pool
 
 
 def _is_pool(pool: object) -> TypeGuard[str]:
@@ -208,11 +271,12 @@ def _number(value: object, where: str, least: int, most: int) -> int | None:
 
 
 def _requested_addresses(
-    config: Mapping[str, Any], arguments: Mapping[str, str]
+    config: Mapping[str, Any], annotations: Mapping[str, Any], arguments: Mapping[str, str]
 ) -> tuple[IPv4Address | IPv6Address, ...]:
     given = arguments.get("IP")
     where, value = _first(
         ("runtimeConfig.ips", _object(config, "runtimeConfig", "runtimeConfig").get("ips") or None),
+        (f"annotation {pod_annotations.PREFIX}ipAddrs", annotations.get("ipAddrs")),
         ("args.cni.ips", _cni_args(config).get("ips") or None),
         ("CNI_ARGS: IP", given.split(",") if given else None),
     )
@@ -245,9 +309,12 @@ def _gateways(ipam: Mapping[str, Any]) -> Mapping[int, str]:
     return found
 
 
-def _requested_mac(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
+def _requested_mac(
+    config: Mapping[str, Any], annotations: Mapping[str, Any], arguments: Mapping[str, str]
+) -> str | None:
     where, value = _first(
         ("runtimeConfig.mac", _object(config, "runtimeConfig", "runtimeConfig").get("mac") or None),
+        (f"annotation {pod_annotations.PREFIX}hwAddr", annotations.get("hwAddr")),
         ("CNI_ARGS: MAC", arguments.get("MAC") or None),
     )
     if value is None:

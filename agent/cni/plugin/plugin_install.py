@@ -22,6 +22,9 @@ from agent.foreign_files import read_file
 SOURCE = Path(__file__).parent
 PLUGINS = ("tortie", "tortie-ipam")
 CONFLIST = "10-tortie.conflist"
+CONFIGURATION_ENDS = (".conf", ".conflist", ".json")
+"""What runtimes read (libcni.ConfFiles)."""
+MOST_CONFIGURATIONS = 1000
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 60.0
 MOST_PLUGIN_BYTES, MOST_CONFLIST_BYTES = 256 << 20, 1 << 20
@@ -78,6 +81,24 @@ def _configure(paths: PluginPaths, network: str, *, replace: bool) -> str:
     if path.exists() and not replace and read_file(path, MOST_CONFLIST_BYTES) != content:
         return f"{path}: left as it is, for it differs from ours; --replace-conflist writes it anew"
     return f"{path}: {'written' if put_file(path, content, 0o644) else 'stands already'}"
+
+
+def configurations(directory: Path) -> tuple[list[tuple[str, bytes]], dict[str, str]]:
+    """The files that runtimes read there, name and content; and those that could not be read, with why."""
+    found: list[tuple[str, bytes]] = []
+    unread: dict[str, str] = {}
+    try:
+        names = sorted(path.name for path in directory.iterdir() if path.suffix in CONFIGURATION_ENDS)
+    except FileNotFoundError:
+        return found, unread
+    except OSError as error:
+        return found, {str(directory): str(error.strerror)}
+    for name in names[:MOST_CONFIGURATIONS]:
+        try:
+            found.append((name, read_file(directory / name, MOST_CONFLIST_BYTES)))
+        except OSError as error:
+            unread[name] = str(error.strerror)
+    return found, unread
 
 
 def uninstall(paths: PluginPaths) -> Iterator[str]:

@@ -17,19 +17,22 @@ from itertools import accumulate
 from math import isfinite
 from typing import Any
 
+from agent.cni.plugin.ignored_keys import IgnoredKey, ignored_keys
 from agent.cni.plugin.options import (
     CONTAINER_ID,
+    IPAM_TYPES,
     CniError,
     Code,
     Options,
     read_options,
+    require_own_ipam,
     shown,
     valid_attachments,
 )
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-DEFAULT_VERSION = "0.2.0"
-"""What a configuration without cniVersion means."""
+DEFAULT_VERSION = "0.1.0"
+"""What a configuration without cniVersion means, or with an empty one (libcni's version.ConfigDecoder)."""
 MOST_STDIN_BYTES = 1 << 20
 MOST_PREVIOUS_BYTES = 256 << 10
 """Of prevResult: the answer to an ADD repeats it, and the shims take 1 MiB of an answer."""
@@ -44,8 +47,8 @@ LONGEST_ARGUMENTS = 8191
 """Of CNI_ARGS; the shims leave out what is longer."""
 LONGEST_INTERFACE_NAME = 15
 """IFNAMSIZ of linux/if.h, less the closing zero."""
-PLUGIN_TYPES = frozenset({"tortie", "calico"})
-IPAM_TYPE = "tortie-ipam"
+PLUGIN_TYPE, IPAM_TYPE = "tortie", "tortie-ipam"
+PLUGIN_TYPES = frozenset({PLUGIN_TYPE, "calico"})
 
 
 NO_OPTIONS = Options()
@@ -92,6 +95,8 @@ class Request:
     """prevResult: what the plugins before this one did, or on CHECK what ADD answered."""
     valid: frozenset[tuple[str, str]] = frozenset()
     """GC: (container id, interface) of every attachment that is still in use."""
+    ignored: tuple[IgnoredKey, ...] = ()
+    """ADD, STATUS: what the configuration asks for that is not done."""
 
     @property
     def kubernetes_pod(self) -> tuple[str, str] | None:
@@ -104,7 +109,7 @@ class Request:
 def version_of(stdin: bytes) -> str:
     """The version that even an error must be written in; the default where it cannot be read."""
     try:
-        found = _config(stdin).get("cniVersion", DEFAULT_VERSION)
+        found = _config(stdin).get("cniVersion") or DEFAULT_VERSION
     except CniError:
         return DEFAULT_VERSION
     return found if found in VERSIONS else VERSIONS[-1]
@@ -124,13 +129,19 @@ def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
     config = _config(stdin)
     version = _version(verb, config)
     if verb in (Verb.STATUS, Verb.GC):
+        status = verb is Verb.STATUS
         return Request(
             verb,
             version,
             network=_network(config),
+            # What every ADD would be refused for is said before there is a pod.
+            options=read_options(config, {}) if status else NO_OPTIONS,
             addresses_only=_addresses_only(config),
-            valid=valid_attachments(config) if verb is Verb.GC else frozenset(),
+            valid=frozenset() if status else valid_attachments(config),
+            ignored=tuple(ignored_keys(config)) if status else (),
         )
+    if verb is Verb.CHECK:
+        require_own_ipam(config)
     arguments = _arguments(environment.get("CNI_ARGS", ""))
     return Request(
         verb,
@@ -142,9 +153,10 @@ def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
         pod=_name_in(arguments, "K8S_POD_NAME"),
         namespace=_name_in(arguments, "K8S_POD_NAMESPACE"),
         # A DEL must succeed whatever else the configuration says.
-        options=read_options(config, arguments) if verb is Verb.ADD else Options(),
+        options=read_options(config, arguments) if verb is Verb.ADD else NO_OPTIONS,
         addresses_only=_addresses_only(config),
         previous=_previous(verb, config),
+        ignored=tuple(ignored_keys(config)) if verb is Verb.ADD else (),
     )
 
 
@@ -239,7 +251,9 @@ def _config(stdin: bytes) -> dict[str, Any]:
 
 
 def _version(verb: Verb, config: Mapping[str, Any]) -> str:
-    version = config.get("cniVersion", DEFAULT_VERSION)
+    version = config.get("cniVersion")
+    if version is None or version == "":
+        version = DEFAULT_VERSION
     if version not in VERSIONS:
         raise CniError(
             Code.INCOMPATIBLE_VERSION,
@@ -268,7 +282,7 @@ def _addresses_only(config: Mapping[str, Any]) -> bool:
     """Whether another plugin asks for addresses: the runtime calls us by `type`, another plugin by `ipam.type`."""
     kind, ipam = config.get("type"), config.get("ipam")
     ours = isinstance(kind, str) and kind in PLUGIN_TYPES
-    return not ours and isinstance(ipam, dict) and ipam.get("type") == IPAM_TYPE
+    return not ours and isinstance(ipam, dict) and ipam.get("type") in IPAM_TYPES
 
 
 def _previous(verb: Verb, config: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -18,10 +18,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from socket import socket
 from typing import TypeVar
 
-from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
+from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace, alias_of
 from agent.cni.differences import Device, PodState
 from agent.cni.pod.pod_removal import LinkRemover, index_of
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
+from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.foreign_files import Unfit
 from agent.netlink import sysctl
 from agent.netlink.kernel_errors import KernelError
@@ -55,6 +56,7 @@ from agent.netlink.rtlinks import (
     known_neighbour_request,
     link_body,
     link_change,
+    link_dump_request,
     link_request,
     mac_bytes,
     neighbour_dump_request,
@@ -108,7 +110,7 @@ class NetlinkPodNetwork:
         try:
             await self.detach(host)
             # The kernel takes no alias when it makes a link, so it is the next message of the same batch.
-            alias = attribute(IFLA_IFALIAS, attachment.container_id.encode()[:LONGEST_ALIAS])
+            alias = attribute(IFLA_IFALIAS, _alias(attachment.container_id, attachment.interface))
             pair = {
                 f"a veth pair for {attachment.interface} in {attachment.netns}": _pair(attachment, pod),
                 f"writing the container's id on {host}": link_change(RTM_NEWLINK, named + alias),
@@ -155,7 +157,21 @@ class NetlinkPodNetwork:
 
     async def owner(self, host_interface: str) -> str | None:
         """The container id written on the host side; empty when nothing is, None when there is no such device."""
-        return await _link(host_interface, _decode_alias)
+        alias = await _link(host_interface, _decode_alias)
+        return None if alias is None else alias.partition(" ")[0]
+
+    async def devices_of(self, container_id: str, interface: str) -> tuple[str, ...]:
+        """The host sides on which this attachment is written. Raises KernelError."""
+        written = _alias(container_id, interface)
+
+        def name(data: bytes, start: int, end: int) -> str | None:
+            words = attributes(data, start + len(link_body()), end)
+            if words.get(IFLA_IFALIAS, b"").rstrip(b"\0") != written:
+                return None
+            return words[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace")
+
+        found = await dump(link_dump_request(), RTM_NEWLINK, name)
+        return tuple(device for device in found if device.startswith(WORKLOAD_PREFIX))
 
     async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
         """Both ends as they are. Raises NoNamespace, KernelError."""
@@ -168,18 +184,24 @@ class NetlinkPodNetwork:
 
         with inside:
             addresses = await dump(address_dump_request(), RTM_NEWADDR, decode_address, opened=inside)
+            none = {errno.ENOENT}  # the main table is made with its first route
             routes = [
                 found
                 for family in (AF_INET, AF_INET6)
-                for found in await dump(route_dump_request(family=family), RTM_NEWROUTE, route, opened=inside)
+                for found in await dump(
+                    route_dump_request(family=family), RTM_NEWROUTE, route, opened=inside, absent=none
+                )
             ]
             request = neighbour_dump_request(AF_UNSPEC, index)
             neighbours = await dump(request, RTM_NEWNEIGH, decode_neighbour, opened=inside)
-            pod = _device(await _link(interface, decode_link, inside))
+            pod = await _link(interface, decode_link, inside)
         names = [pattern.format(host_interface) for pattern, _ in (*PER_INTERFACE, *PER_INTERFACE_6)]
+        host = await _link(host_interface, decode_link)
         return PodState(
-            inside=pod,
-            host=_device(await _link(host_interface, decode_link)),
+            inside=_device(pod),
+            host=_device(host),
+            # Each end of a pair names the other's index (IFLA_LINK, veth_get_iflink of drivers/net/veth.c).
+            paired=bool(pod and host and _peer(pod) == host.index and _peer(host) == pod.index),
             addresses=frozenset(row.address for row in addresses if row.index == index),
             routes=tuple(routes),
             gateway_macs={
@@ -309,6 +331,15 @@ async def _link(
     gone = {errno.ENODEV}
     rows = await dump(link_request(name), RTM_NEWLINK, decode, opened=opened, absent=gone)
     return rows[0] if rows else None
+
+
+def _peer(row: LinkRow) -> int:
+    """Kernels before 5.1 leave out an index that is the same at both ends."""
+    return row.lower or row.index
+
+
+def _alias(container_id: str, interface: str) -> bytes:
+    return alias_of(container_id, interface).encode()[:LONGEST_ALIAS]
 
 
 def _decode_alias(data: bytes, start: int, end: int) -> str:

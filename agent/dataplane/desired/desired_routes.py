@@ -13,7 +13,14 @@ from dataclasses import replace
 from itertools import islice
 
 from agent.dataplane.cooperative import PIECE, Work
-from agent.dataplane.desired.route_producers import datastore_routes, learned_routes, merge, workload_routes
+from agent.dataplane.desired.route_producers import (
+    NoRoute,
+    Without,
+    datastore_routes,
+    learned_routes,
+    merge,
+    workload_routes,
+)
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.memo import Memo
@@ -32,7 +39,19 @@ class DesiredRoutes:
         self._workloads: dict[RouteKey, Route] = {}
         self._routes: dict[RouteKey, Route] = {}
         """All of them, merged."""
+        self._without: tuple[Without, Without] = {}, {}
+        """What the datastore, and what BGP knows of and no producer of that side has a route for."""
         self._workloads_of = Memo[dict[RouteKey, Route]](by_identity=True)
+
+    def without(self) -> Iterator[tuple[RouteKey, NoRoute]]:
+        """The prefixes that others have and to which no route is desired, and why."""
+        by_datastore, by_bgp = self._without
+        for key, reason in by_bgp.items():
+            if key not in self._routes:
+                yield key, reason
+        for key, reason in by_datastore.items():
+            if key not in self._routes and key not in by_bgp:
+                yield key, reason
 
     def update(self, facts: Facts, touched: Mapping[RouteKey, Address | None] | None) -> Work[Answer]:
         """The desired routes, and the keys where they may differ from the last answer; None: anywhere.
@@ -48,10 +67,11 @@ class DesiredRoutes:
             return self._routes, (yield from self._change(facts, touched, workloads))
         # What was learned goes on changing while others run.
         facts = replace(facts, bgp_nexthops=dict(facts.bgp_nexthops.items()))
-        found = []
-        for producer in datastore_routes(facts):
+        found, without = [], (Without(), Without())
+        for producer in datastore_routes(facts, without[0]):
             found.append((yield from _collected(producer)))
-        learned = yield from _collected(learned_routes(facts, facts.bgp_nexthops.items()))
+        learned = yield from _collected(learned_routes(facts, facts.bgp_nexthops.items(), without[1]))
+        self._without = without
         self._computed_from, self._datastore, self._workloads = followed, merge(*found), workloads
         # In this order they are written: no route comes before the one to its gateway.
         self._routes = merge(self._datastore, workloads, learned)
@@ -69,7 +89,12 @@ class DesiredRoutes:
             keys = before.keys() | workloads.keys()
             moved = (key for key in keys if before.get(key) != workloads.get(key))
             hops |= {key: facts.bgp_nexthops.get(key) for key in moved}
-        learned = yield from _collected(learned_routes(facts, hops.items()))
+        without = Without()
+        learned = yield from _collected(learned_routes(facts, hops.items(), without))
+        by_bgp = self._without[1]
+        for key in hops if by_bgp else ():
+            by_bgp.pop(key, None)
+        by_bgp.update(without)
         others = (
             {key: some[key] for key in hops.keys() & some.keys()} for some in (self._datastore, workloads)
         )

@@ -50,10 +50,10 @@ def tunnel_mtu(underlay: int, overhead: int, version: int = 4) -> int:
 def tunnels(facts: Facts) -> dict[str, Tunnel]:
     """The tunnel devices this node should have."""
     me, underlay = facts.me, facts.underlay_mtu(4)
-    if me is None or underlay is None:
+    if me is None:
         return {}
     found: dict[str, Tunnel] = {}
-    if uses_ipip(facts.pools):
+    if uses_ipip(facts.pools) and underlay is not None:
         mtu = tunnel_mtu(underlay, IPIP_OVERHEAD)
         found[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, mtu, me.ipip, offload=facts.settings.tunnel_offload)
     for version in DEVICES:
@@ -63,19 +63,52 @@ def tunnels(facts: Facts) -> dict[str, Tunnel]:
     return found
 
 
+def carried(facts: Facts) -> int | None:
+    """Octets of the largest packet that gets to every other node by every encapsulation in use, of any version of IP.
+
+    None before the underlay is known.
+    """
+    mtus = {version: facts.underlay_mtu(version) for version in DEVICES}
+    used = (4, 6) if has_ipv6(facts) or mtus[4] is None else (4,)
+    found = [mtu - overhead(facts, version) for version in used if (mtu := mtus[version]) is not None]
+    return min(found) if found else None
+
+
+def overhead(facts: Facts, version: int) -> int:
+    """Octets that the encapsulations in use of a version of IP take of a packet."""
+    if uses_vxlan(facts.pools, version):
+        return VXLAN_OVERHEADS[version]
+    return IPIP_OVERHEAD if version == 4 and uses_ipip(facts.pools) else 0
+
+
 def pod_mtu(facts: Facts) -> int | None:
-    """The MTU a new pod gets: the smallest that any encapsulation in use leaves; None before the underlay is known."""
-    underlay = facts.underlay_mtu(4)
-    return min((underlay, *(tunnel.mtu for tunnel in tunnels(facts).values()))) if underlay else None
+    """The MTU a new pod gets: what is carried, but not less than every host takes; None before that is known.
+
+    Where pods have IPv6 that is 1280 octets (RFC 8200): on an interface of less the kernel has none.
+    """
+    found = carried(facts)
+    return max(found, SMALLEST_MTUS[6 if has_ipv6(facts) else 4]) if found is not None else None
+
+
+def has_ipv6(facts: Facts) -> bool:
+    """Whether pods may have IPv6 addresses."""
+    return any(pool.cidr.version == 6 for pool in facts.pools)
 
 
 def oversized(facts: Facts) -> list[tuple[str, int, int]]:
-    """The pods' interfaces whose packets can be too large: (interface, its MTU, what the underlay carries)."""
-    carried = pod_mtu(facts)
-    if carried is None:
+    """The pods' interfaces whose packets can be too large: (interface, its MTU, what new pods get)."""
+    fits = pod_mtu(facts)
+    if fits is None:
         return []
     links = [facts.links[one.interface] for one in facts.endpoints if one.interface in facts.links]
-    return [(link.name, link.mtu, carried) for link in links if link.mtu > carried]
+    return [(link.name, link.mtu, fits) for link in links if link.mtu > fits]
+
+
+def too_small_for_ipv6(facts: Facts) -> list[tuple[str, int]]:
+    """The interfaces of pods with an IPv6 address that are too small for one: (interface, its MTU)."""
+    endpoints = (one for one in facts.endpoints if any(address.version == 6 for address in one.addresses))
+    links = (facts.links[one.interface] for one in endpoints if one.interface in facts.links)
+    return [(link.name, link.mtu) for link in links if link.mtu < SMALLEST_MTUS[6]]
 
 
 def _vxlan(facts: Facts, me: NodeAddresses, version: int) -> Tunnel | None:

@@ -2,13 +2,14 @@
 
 Each class of route has one producer. Where several have a route for one key, `merge` alone decides, by their classes.
 Promises: pure; the route forms are those of `ip route` on a Calico node; a route whose next hop cannot be reached
-directly is not desired, because the kernel would refuse it; every route has its class.
+directly is not desired, because the kernel would refuse it: then it is noted why; every route has its class.
 Does not know: what the kernel has, netlink, BGP's decision (it gets best paths).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property, lru_cache
 from ipaddress import ip_network
@@ -50,6 +51,21 @@ class RouteClass(IntEnum):
     """Along BGP's best path."""
 
 
+@dataclass(frozen=True, slots=True)
+class NoRoute:
+    """Why there is no route to what a BGP peer announces, or another node claims."""
+
+    end: Address | NodeName
+    """The next hop, or the node."""
+    why: str
+    """A sentence about the end; empty: BGP is to say where it is."""
+    is_bare: bool = False
+    """No tunnel is needed: any other route that covers the prefix leads there as well."""
+
+
+Without = dict[RouteKey, NoRoute]
+
+
 def merge(*producers: Mapping[RouteKey, Route]) -> dict[RouteKey, Route]:
     """The routes of all producers; of several for one key the one of the lowest class."""
     merged: dict[RouteKey, Route] = {}
@@ -83,14 +99,17 @@ def _workload_route(address: Address, interface: str, protocol: int) -> Route:
     )
 
 
-def datastore_routes(facts: Facts) -> tuple[Iterator[Route], ...]:
-    """What follows from the datastore, class by class; a route to a gateway comes before those through it."""
+def datastore_routes(facts: Facts, without: Without | None = None) -> tuple[Iterator[Route], ...]:
+    """What follows from the datastore, class by class; a route to a gateway comes before those through it.
+
+    `without` takes what has no route.
+    """
     return (
         _own_blocks(facts),
         _peer_gateways(facts),
         _tunnel_gateways(facts),
-        _remote_routes(facts, facts.borrowed, RouteClass.BORROWED_ADDRESS),
-        _remote_routes(facts, facts.block_owners, RouteClass.REMOTE_BLOCK),
+        _remote_routes(facts, facts.borrowed, RouteClass.BORROWED_ADDRESS, without),
+        _remote_routes(facts, facts.block_owners, RouteClass.REMOTE_BLOCK, without),
     )
 
 
@@ -137,15 +156,20 @@ def _tunnel_gateways(facts: Facts) -> Iterator[Route]:
 
 
 def _remote_routes(
-    facts: Facts, owners: Mapping[Prefix, NodeName], route_class: RouteClass
+    facts: Facts, owners: Mapping[Prefix, NodeName], route_class: RouteClass, without: Without | None
 ) -> Iterator[Route]:
     """To what other nodes own."""
     others = ((RouteKey(prefix), owner) for prefix, owner in owners.items() if owner != facts.node)
-    return _routes(facts, others, _Targets(facts, route_class).of_owner)
+    targets = _Targets(facts, route_class)
+    return _routes(facts, others, targets.of_owner, targets.why_not_of_owner, without)
 
 
-def learned_routes(facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]]) -> Iterator[Route]:
+def learned_routes(
+    facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]], without: Without | None = None
+) -> Iterator[Route]:
     """Along BGP's best paths, given as (key, next hop or None); none to services and where no link leads.
+
+    `without` takes the prefixes to which no link leads.
 
     What no peer may announce was refused on import; that is asked again here because the facts may have changed since.
     """
@@ -159,13 +183,16 @@ def learned_routes(facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]]
     if facts.services:
         is_service = _finder((network, True) for network in facts.services)
         hops = ((key, next_hop) for key, next_hop in hops if not is_service(key))
-    return _routes(facts, hops, _Targets(facts, RouteClass.LEARNED).of_next_hop)
+    targets = _Targets(facts, RouteClass.LEARNED)
+    return _routes(facts, hops, targets.of_next_hop, targets.why_not_by_next_hop, without)
 
 
 def _routes(
     facts: Facts,
     ends: Iterable[tuple[RouteKey, Address | NodeName | None]],
     target_of: Callable[[int, Any, Pool | None], RouteTarget | None],
+    why_not: Callable[[int, Any, Pool | None], NoRoute | None],
+    without: Without | None,
 ) -> Iterator[Route]:
     """Routes to other machines, each named by its next hop or its node's name.
 
@@ -174,19 +201,21 @@ def _routes(
     not the same object are asked for again, and `_Targets` answers with the same target.
     """
     pool_of = _finder((pool.cidr, pool) for pool in facts.pools)
-    known: dict[tuple[int, int, int], tuple[RouteTarget | None, object]] = {}
+    known: dict[tuple[int, int, int], tuple[RouteTarget | None, NoRoute | None, object]] = {}
     for key, end in ends:
         if end is None:
             continue
         pool = pool_of(key)
         identity = id(end), id(pool), key[0]
-        if (found := known.get(identity)) is not None:
-            target = found[0]
-        else:
+        if (found := known.get(identity)) is None:
             target = target_of(key.version, end, pool)
-            known[identity] = target, end  # held, because as long as it lives nothing else has its identity
-        if target is not None:
-            yield Route.from_target(key, target)
+            why = why_not(key.version, end, pool) if target is None else None
+            # The end is held, because as long as it lives nothing else has its identity.
+            known[identity] = found = target, why, end
+        if found[0] is not None:
+            yield Route.from_target(key, found[0])
+        elif without is not None and found[1] is not None:
+            without[key] = found[1]
 
 
 class _Targets:
@@ -229,6 +258,39 @@ class _Targets:
         link = on_link(self._facts.links, gateway)
         return self._target(gateway, link.name if link else None, self._protocols.learned, onlink=False)
 
+    def why_not_by_next_hop(self, version: int, next_hop: Address, pool: Pool | None) -> NoRoute:
+        """Why `of_next_hop` has no target."""
+        if next_hop.version != version:
+            return NoRoute(next_hop, f"it is no IPv{version} address, as these prefixes need")
+        if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
+            node = self._nodes.get(next_hop)
+            if node is None:
+                return NoRoute(next_hop, f"it is no node's address, and pool {pool.name} goes by VXLAN")
+            if node is self._facts.me:
+                return NoRoute(next_hop, "it is this node's own address")
+        gateway = self._facts.gateway_to(next_hop)
+        by = f" by way of {gateway}" if gateway != next_hop else ""
+        return NoRoute(next_hop, f"no interface of this node leads there{by}")
+
+    def why_not_of_owner(self, version: int, owner: NodeName, pool: Pool | None) -> NoRoute | None:
+        """Why `of_owner` has no target; None: for a reason that concerns all nodes, or lies in the pools."""
+        facts, node = self._facts, self._facts.nodes.get(owner)
+        if pool is None or facts.me is None:
+            return None
+        if node is None:
+            return NoRoute(owner, "it is not known, or has no address")
+        if node.on(version) is None:
+            return NoRoute(owner, f"it has no IPv{version} address")
+        if pool.vxlan is EncapsulationMode.NEVER and not facts.settings.from_datastore:
+            if pool.disable_bgp_export:
+                return None  # nobody announces it, because somebody wants it so
+            return NoRoute(owner, "", is_bare=pool.ipip is EncapsulationMode.NEVER)
+        if pool.vxlan is not EncapsulationMode.NEVER and node.vtep(version) is None:
+            return NoRoute(
+                owner, f"it has no address on its {VXLAN6_DEVICE if version == 6 else VXLAN_DEVICE}"
+            )
+        return NoRoute(owner, "no interface of this node leads there")
+
     def _target(
         self, gateway: Address | None, device: str | None, protocol: int, *, onlink: bool = True
     ) -> RouteTarget | None:
@@ -247,9 +309,12 @@ class _Targets:
         return own is None or node not in own.network
 
     def by_vxlan(self, version: int, node: NodeAddresses, pool: Pool) -> RouteTarget | None:
-        """Through a node's VTEP, or over the underlay where the pool spares its subnet."""
-        underlay = node.on(version)
-        if underlay is None:
+        """Through a node's VTEP, or over the underlay where the pool spares its subnet.
+
+        None where one of both has no address of this version of IP: no tunnel carries anything there.
+        """
+        underlay, me = node.on(version), self._facts.me
+        if underlay is None or (me is not None and me.on(version) is None):
             return None
         if self._encapsulated(pool.vxlan, underlay.ip):
             device = VXLAN6_DEVICE if version == 6 else VXLAN_DEVICE

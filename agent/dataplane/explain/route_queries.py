@@ -1,13 +1,15 @@
 """Answers of the control socket about the kernel's routes: those there are, with their reasons, and the next pass.
 
-Promises: an answer is one page; asking writes nothing; a wrong question is a ValueError with one sentence.
+Promises: the kernel is read for the answer: what is shown is as it is now, and the pages of one question are of one
+reading. An answer is one page; asking writes nothing; a wrong question is a ValueError with one sentence.
 Does not know: sockets, how an answer is printed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -16,12 +18,13 @@ import msgspec
 from agent.dataplane.explain.dry_run import dry_run
 from agent.dataplane.explain.route_reasons import MOST_ROUTES, Reasons, explain_page
 from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.states import ActualState, Comparison
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.state_cache import StateCache
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import Prefix, RouteKey
+from agent.netlink.objects import Prefix, Route, RouteKey
 
 
 class RouteQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,8 +39,12 @@ class RouteQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most: int = MOST_ROUTES
 
 
+READING_SECONDS = 10.0
+"""A next page is of the reading that the first one was made of, if it is asked for so soon."""
+
+
 class RouteQueries:
-    """Answers from the reconciler's last pass, or for `plan` from the kernel as it is now; owns nothing."""
+    """Answers of the last pass's desired state and the kernel as it is now; owns a reading between two pages."""
 
     def __init__(
         self,
@@ -52,15 +59,18 @@ class RouteQueries:
         self._cluster = cluster
         self._facts = facts
         self._learned_from = learned_from
+        self._reading: Mapping[RouteKey, Route] | None = None
+        self._forget: asyncio.TimerHandle | None = None
 
-    def table(self, text: str) -> dict[str, Any]:
+    async def table(self, text: str) -> dict[str, Any]:
         """One page of routes for a RouteQuestion in JSON. Raises ValueError."""
         try:
             asked = msgspec.json.decode(text or "{}", type=RouteQuestion)
         except msgspec.MsgspecError as error:
             raise ValueError(f"the question cannot be read: {error}") from error
+        actual = ActualState({Kind.ROUTE: await self._routes(is_next_page=bool(asked.after))})
         found = explain_page(
-            self._reconciler.snapshot(),
+            replace(self._reconciler.snapshot(), actual=actual),
             self._reasons(),
             near=ip_network(asked.near, strict=False) if asked.near else None,
             foreign=asked.foreign,
@@ -72,6 +82,23 @@ class RouteQueries:
             "routes": [asdict(route) for route in found.routes],
             "last": f"{last} {last.table} {last.metric}" if last is not None else "",
         }
+
+    async def _routes(self, *, is_next_page: bool) -> Mapping[RouteKey, Route]:
+        """The kernel's routes of now, or of the page before. Raises ValueError."""
+        found = self._reading if is_next_page else None
+        if found is None:
+            try:
+                found = await self._kernel.routes()
+            except KernelError as error:
+                raise ValueError(f"the kernel cannot be read: {error}") from error
+        if self._forget is not None:
+            self._forget.cancel()
+        self._reading = found
+        self._forget = asyncio.get_running_loop().call_later(READING_SECONDS, self._drop_reading)
+        return found
+
+    def _drop_reading(self) -> None:
+        self._reading = self._forget = None
 
     async def plan(self) -> dict[str, Any]:
         """What a pass over the kernel as it is now would do. Raises ValueError."""

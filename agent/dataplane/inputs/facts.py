@@ -42,9 +42,9 @@ class FactSettings:
 
 @dataclass(frozen=True, slots=True)
 class NodeAddresses:
-    """The addresses of a node, of any version of IP and encapsulation."""
+    """The addresses of a node, of any version of IP and encapsulation; on the underlay it has one at least."""
 
-    underlay: IPv4Interface
+    underlay: IPv4Interface | None
     ipip: IPv4Address | None = None
     vxlan: IPv4Address | None = None
     vxlan_mac: str | None = None
@@ -142,8 +142,8 @@ class Facts:
 
     @property
     def parent(self) -> Link | None:
-        """The underlay interface of IPv4."""
-        return self.parent_of(4)
+        """The underlay interface of IPv4; of a node of IPv6 alone, that."""
+        return self.parent_of(4 if self.me is None or self.me.underlay is not None else 6)
 
     def parent_of(self, version: int) -> Link | None:
         """The underlay interface: the one that has this node's address of a version of IP."""

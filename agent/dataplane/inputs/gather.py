@@ -24,8 +24,8 @@ from ipam.model import NodeName, Pool
 
 
 def addresses_of(node: Node) -> NodeAddresses | None:
-    """A node's addresses; None as long as it has no IPv4 address: it takes no part yet."""
-    if node.ipv4 is None:
+    """A node's addresses; None as long as it has none on the underlay: it takes no part yet."""
+    if node.ipv4 is None and node.ipv6 is None:
         return None
     return NodeAddresses(
         node.ipv4,
@@ -48,6 +48,11 @@ class Gatherer:
         self._endpoints = Memo[tuple[Endpoint, ...]](by_identity=True)
         self._addresses = Memo[frozenset[Address]](by_identity=True)
         self._speakers = Memo[frozenset[tuple[Address, int]]](by_identity=True)
+        self._older = Memo[frozenset[NodeName]](by_identity=True)
+        self._known_older = frozenset[NodeName]()
+        self._here = Memo[frozenset[NodeName]](by_identity=True)
+        self._owners = Memo[Mapping[Prefix, NodeName]](by_identity=True)
+        self._borrowed = Memo[Mapping[Prefix, NodeName]](by_identity=True)
         self._made: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
         """By the identity of what each was made of, which is held so that nothing else can have it."""
 
@@ -61,16 +66,23 @@ class Gatherer:
         node_gateways: Mapping[Address, Address] | None = None,
         datastore: frozenset[Address] = frozenset(),
         earlier_pods: Mapping[RouteKey, str] | None = None,
+        without_bgp: frozenset[NodeName] = frozenset(),
     ) -> Facts:
-        """The facts of this moment; the arguments are what the datastore does not say."""
-        cluster = self._cluster
+        """The facts of this moment; the arguments are what the datastore does not say.
+
+        Of nodes `without_bgp` the addresses that they borrowed follow from the datastore in any case.
+        """
+        cluster, borrowed = self._cluster, self._cluster.borrowed
         nodes, pools, endpoints = cluster.nodes, cluster.pools, cluster.endpoints
+        owners = cluster.block_owners
+        older = self._older.get(lambda: self._older_names(nodes), nodes)
+        here = self._here.get(lambda: names_here(cluster.node, nodes, links), nodes, links)
         ports, peers = cluster.bgp_configurations, cluster.bgp_peers
         return Facts(
             node=cluster.node,
             pools=self._pools.get(lambda: tuple(record.pool for record in pools), pools),
-            nodes=self._nodes.get(lambda: _node_addresses(nodes), nodes),
-            block_owners=cluster.block_owners,
+            nodes=self._nodes.get(lambda: _node_addresses(nodes, older | here), nodes, older, here),
+            block_owners=self._owners.get(lambda: _renamed(owners, older, cluster.node), owners, older),
             endpoints=self._endpoints.get(lambda: self._pods(endpoints, settings), endpoints),
             bgp_nexthops=bgp_nexthops,
             peer_gateways=peer_gateways,
@@ -81,17 +93,29 @@ class Gatherer:
             links=links,
             underlay_links=frozenset(underlay_links),
             node_gateways=node_gateways or {},
-            borrowed=cluster.borrowed if settings.from_datastore else {},
+            borrowed=borrowed
+            if settings.from_datastore
+            else self._borrowed.get(lambda: _of_nodes(borrowed, without_bgp), borrowed, without_bgp),
             settings=settings,
             datastore=datastore,
             earlier_pods=earlier_pods or {},
         )
+
+    def _older_names(self, nodes: Mapping[NodeName, Node]) -> frozenset[NodeName]:
+        """A name stays this machine's after its record is gone: watches are not in step, and its claims go later."""
+        gone = self._known_older - nodes.keys()
+        self._known_older = older_names(self._cluster.node, nodes) | gone
+        return self._known_older
 
     def _pods(self, endpoints: Iterable[WorkloadEndpoint], settings: FactSettings) -> tuple[Endpoint, ...]:
         """One pod comes or goes among hundreds: the others' are not made anew."""
         known = self._made
         self._made = {id(one): known.get(id(one)) or (one, _endpoint(one, settings)) for one in endpoints}
         return tuple(made for _, made in self._made.values())
+
+
+def _of_nodes(borrowed: Mapping[Prefix, NodeName], nodes: frozenset[NodeName]) -> dict[Prefix, NodeName]:
+    return {prefix: node for prefix, node in borrowed.items() if node in nodes}
 
 
 def _endpoint(one: WorkloadEndpoint, settings: FactSettings) -> Endpoint:
@@ -118,6 +142,32 @@ def endpoint_labels(one: WorkloadEndpoint) -> dict[str, str]:
         "projectcalico.org/orchestrator": one.spec.orchestrator,
         "projectcalico.org/name": name,
     }
+
+
+def older_names(me: NodeName, nodes: Mapping[NodeName, Node]) -> frozenset[NodeName]:
+    """What this very machine was called before, as long as these records and blocks are still there."""
+    own = nodes.get(me)
+    return frozenset(name for name, node in nodes.items() if own is not None and node.is_older_record_of(own))
+
+
+def names_here(
+    me: NodeName, nodes: Mapping[NodeName, Node], links: Mapping[str, Link]
+) -> frozenset[NodeName]:
+    """Nodes with an address of this machine, while it has no record: no path leads to itself, and none is its own."""
+    if me in nodes:
+        return frozenset()
+    own = {address for link in links.values() for address, _ in link.addresses}
+    underlay = {name: [one.ip for one in (node.ipv4, node.ipv6) if one] for name, node in nodes.items()}
+    return frozenset(name for name, found in underlay.items() if own.intersection(found))
+
+
+def _renamed(
+    owners: Mapping[Prefix, NodeName], older: frozenset[NodeName], me: NodeName
+) -> Mapping[Prefix, NodeName]:
+    """Blocks of this machine under another name are its own: a path to itself would be none."""
+    if not older:
+        return owners
+    return {block: me if owner in older else owner for block, owner in owners.items()}
 
 
 def cluster_addresses(nodes: Mapping[NodeName, Node]) -> frozenset[Address]:
@@ -158,8 +208,10 @@ def bgp_speakers(
     return frozenset(found)
 
 
-def _node_addresses(nodes: Mapping[NodeName, Node]) -> dict[NodeName, NodeAddresses]:
-    found = ((name, addresses_of(node)) for name, node in nodes.items())
+def _node_addresses(
+    nodes: Mapping[NodeName, Node], older: frozenset[NodeName]
+) -> dict[NodeName, NodeAddresses]:
+    found = ((name, addresses_of(node)) for name, node in nodes.items() if name not in older)
     return {name: addresses for name, addresses in found if addresses is not None}
 
 

@@ -20,7 +20,7 @@ from agent.dataplane.kernel.ruleset import Ruleset
 from agent.dataplane.kernel.tunnel_devices import Devices
 from agent.netlink import rtlinks, rtnetlink, rtroutes, rtrules
 from agent.netlink import sysctl as procfs
-from agent.netlink.devices import device_index, device_name
+from agent.netlink.devices import device_index, device_name, is_gone
 from agent.netlink.kernel_errors import KernelError, NoWay
 from agent.netlink.netlink_socket import (
     NETLINK_ROUTE,
@@ -62,6 +62,7 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         With `offload`, tunnels are read with their checksum offload; otherwise that is nobody's business.
         """
         self._offload = offload
+        self._holders = {}
         self._sockets = RequestSockets()
         self._requests = self._sockets[NETLINK_ROUTE]
         self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)
@@ -85,7 +86,10 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         for family in rtnetlink.FAMILY_OF.values():
             request = rtroutes.route_dump_request(family=family)
             for row in await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode, absent=absent):
-                found.setdefault(row.key, row)
+                if row.device is None or not is_gone(
+                    row.device
+                ):  # its device went meanwhile, and it with that
+                    found.setdefault(row.key, row)
         self._decoder.end()
         await self._nexthops.collect(self._decoder.nexthops, generation)
         return found

@@ -2,26 +2,29 @@
 
 Strategy. Read, compare attribute by attribute, delete only for an immutable difference, create when missing, adjust the
 rest in place, read again: a kernel that took something else is an error now and not a write in every pass.
-Promises: tunl0 is adopted as the module made it and never deleted; a foreign VXLAN device with our port is named.
+Promises: tunl0 is adopted as the module made it and never deleted; who has our VNI or port is named.
 Does not know: why a device is desired.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICES, version_of
+from agent.dataplane.kernel.port_holders import holder_of
 from agent.netlink import devices, ethtool, rtlinks, rtnetlink
 from agent.netlink.devices import device_index
 from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import dump
 from agent.netlink.objects import Address, Link, Tunnel, TunnelKind
-from agent.netlink.rtlinks import LinkRow
+from agent.netlink.rtlinks import AddressRow, LinkRow
 from agent.netlink.rtnetlink import address, attributes, number
 
+HOLDER_SECONDS = 5.0
 KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, **dict.fromkeys(VXLAN_DEVICES, TunnelKind.VXLAN)}
 
 Addresses = tuple[tuple[Address, int], ...]
@@ -35,14 +38,18 @@ class Found(NamedTuple):
     addresses: Addresses
 
 
-async def _all_links() -> list[tuple[LinkRow, Addresses]]:
+async def _all_links() -> list[tuple[LinkRow, list[AddressRow]]]:
     """Every interface with its addresses. Raises KernelError."""
     rows = await dump(rtlinks.link_dump_request(), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
     found = await dump(rtlinks.address_dump_request(), rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
-    addresses: dict[int, list[tuple[Address, int]]] = {}
+    addresses: dict[int, list[AddressRow]] = {}
     for row in found:
-        addresses.setdefault(row.index, []).append((row.address, row.length))
-    return [(row, tuple(addresses.get(row.index, ()))) for row in rows]
+        addresses.setdefault(row.index, []).append(row)
+    return [(row, addresses.get(row.index, [])) for row in rows]
+
+
+def _pairs(rows: Iterable[AddressRow]) -> Addresses:
+    return tuple((row.address, row.length) for row in rows)
 
 
 class Devices:
@@ -50,6 +57,8 @@ class Devices:
 
     _offload: bool
     """Tunnels are read with their checksum offload; otherwise that is nobody's business."""
+    _holders: dict[str, tuple[str, float, str]]
+    """Tunnel that could not be made -> the kernel's reason, until when it is believed who is in its way, and who is."""
 
     async def links(self) -> Mapping[str, Link]:
         """All interfaces by name, with their addresses. Raises KernelError."""
@@ -63,7 +72,7 @@ class Devices:
             return None
         request = rtlinks.address_dump_request(rows[0].index)
         found = await dump(request, rtnetlink.RTM_NEWADDR, rtlinks.decode_address, absent=gone)
-        return rows[0].link(tuple((row.address, row.length) for row in found if row.index == rows[0].index))
+        return rows[0].link(row for row in found if row.index == rows[0].index)
 
     async def tunnels(self) -> Mapping[str, Tunnel]:
         """The tunnel devices with our names, whatever their attributes. Raises KernelError."""
@@ -76,10 +85,17 @@ class Devices:
         except Unsupported:
             raise
         except KernelError as error:
-            other = await _with_our_port(tunnel)
-            if other is None:
-                raise
-            raise KernelError(f"{error}; {other}") from error
+            if found := await self._holder(tunnel, str(error)):
+                raise KernelError(f"{error}; {found}") from error
+            raise
+
+    async def _holder(self, tunnel: Tunnel, why: str) -> str:
+        """Who is in the way of a device; looked for again only when that is an old answer: it is tried often."""
+        now = asyncio.get_running_loop().time()
+        known = self._holders.get(tunnel.name)
+        if known is None or known[0] != why or now >= known[1]:
+            self._holders[tunnel.name] = known = why, now + HOLDER_SECONDS, await holder_of(tunnel)
+        return known[2]
 
     async def remove_tunnel(self, name: str) -> None:
         """Delete a VXLAN device; strip and down tunl0, which belongs to the module. Raises KernelError."""
@@ -98,8 +114,9 @@ async def _ours(*, offload: bool) -> dict[str, Found]:
     links = await _all_links()
     names = {row.index: row.name for row, _ in links}
     ours: dict[str, Found] = {}
-    for row, addresses in links:
+    for row, found in links:
         if row.name in KIND_BY_NAME:
+            addresses = _pairs(found)
             tunnel = _tunnel_of(row, addresses, names, KIND_BY_NAME[row.name])
             seen = replace(tunnel, offload=ethtool.read(row.name)) if offload else tunnel
             ours[row.name] = Found(row, seen, addresses)
@@ -147,18 +164,6 @@ async def _strip(found: Found, spared: Address | None) -> None:
             continue
         if ip != spared or length != ip.max_prefixlen:
             await devices.remove_address(found.row.index, found.tunnel.name, ip, length)
-
-
-async def _with_our_port(wanted: Tunnel) -> str | None:
-    """A VXLAN device of somebody else's that has our UDP port: two of them cannot always share it."""
-    if wanted.kind is not TunnelKind.VXLAN:
-        return None
-    for row, addresses in await _all_links():
-        if row.kind == wanted.kind.value and row.name not in KIND_BY_NAME:
-            other = _tunnel_of(row, addresses, {}, wanted.kind)
-            if other.port == wanted.port:
-                return f"the device {row.name} has UDP port {other.port} (VNI {other.vni}): delete it, or move it"
-    return None
 
 
 def _tunnel_of(row: LinkRow, addresses: Addresses, names: dict[int, str], kind: TunnelKind) -> Tunnel:

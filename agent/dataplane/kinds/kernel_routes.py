@@ -1,8 +1,9 @@
 """Routes: those of pods, blocks, peers and other nodes in the main tables.
 
-Promises: what BGP had is left until BGP has converged; a route that is not ours is never replaced or deleted, and one
-that appeared unseen where ours is to be added stays. A route whose device is missing or down is left for the pass after
-the device appears: the kernel would refuse it. Does not know: why a route is desired.
+Promises: what BGP had is left until BGP has converged, and a tunnel's routes until what replaces them can be; a route
+that is not ours is never replaced or deleted, and one that appeared unseen where ours is to be added stays. A route
+whose device is missing or down is left for the pass after the device appears: the kernel would refuse it.
+Does not know: why a route is desired.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from agent.dataplane.cooperative import PIECE, Work, run_cooperatively
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.ownership import Installed, Ownership
 from agent.dataplane.kernel.protocol import Kernel, Refusal
@@ -133,14 +135,14 @@ def route_diff(given: Comparison, ownership: Ownership) -> Work[RoutePlan]:
     conflicts: dict[RouteKey, Route] = {}
     waiting: dict[RouteKey, str] = {}
     unwanted: dict[RouteKey, Route] = {}
-    obstacles = _Obstacles(given)
+    obstacles, is_removable = _Obstacles(given), _removable(given, ownership)
     for number, (key, route, known) in enumerate(
         _pairs(desired.dataplane.routes, actual, given.route_keys), 1
     ):
         if number % PIECE == 0:
             yield
         if route is None:
-            if known is not None and ownership.is_ours(known) and _is_removable(desired, known, ownership):
+            if known is not None and ownership.is_ours(known) and is_removable(known):
                 unwanted[key] = known
         elif known is route or known == route:
             continue
@@ -197,6 +199,17 @@ def _leave_to_the_host(
             unwanted[key] = known
 
 
+def _needed_tunnels(given: Comparison) -> frozenset[str]:
+    """Tunnels that are desired no more and lead to others all the same: what is desired instead is not there yet.
+
+    That is a tunnel that cannot be made, or a route that BGP has yet to say.
+    """
+    wanted = given.desired.dataplane.tunnels
+    if given.desired.bgp_complete and all(given.is_usable(name) for name in wanted):
+        return frozenset()
+    return OUR_TUNNELS - wanted.keys()
+
+
 class _Obstacles(dict[str | None, str]):
     """Why no route can lead over a device, asked once per device; empty: one can."""
 
@@ -248,5 +261,11 @@ def conflict_reason(foreign: Route) -> str:
     )
 
 
-def _is_removable(desired: DesiredState, route: Route, ownership: Ownership) -> bool:
-    return desired.bgp_complete or not ownership.is_learned(route)
+def _removable(given: Comparison, ownership: Ownership) -> Callable[[Route], bool]:
+    """Whether a route of ours that is not desired may go: BGP's, once it has converged; a tunnel's, as below."""
+    bgp_complete, needed = given.desired.bgp_complete, _needed_tunnels(given)
+
+    def is_removable(route: Route) -> bool:
+        return route.device not in needed and (bgp_complete or not ownership.is_learned(route))
+
+    return is_removable

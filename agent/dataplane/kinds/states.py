@@ -6,7 +6,7 @@ Promises: the actual state is changed by its own methods alone. Does not know: t
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.dataplane.desired.desired_sysctls import names_of
@@ -200,3 +200,9 @@ class RouteSnapshot:
     """Desired routes whose device is not there or down."""
     refused: Mapping[RouteKey, str]
     """Routes that the kernel refuses -> its reason."""
+    conflicts: Mapping[RouteKey, Route] = field(default_factory=dict)
+    """Foreign routes that are where ours should be, or keep ours away."""
+    failures: tuple[tuple[Kind, Any, str], ...] = ()
+    """What else the kernel refuses: kind, key, reason."""
+    number: int = 0
+    """Of the pass: another one for another pass, finished or not."""

@@ -2,7 +2,8 @@
 
 Strategy of their removal. A tunnel that is not desired any more is left for as long as others still send through it:
 their facts may be older than ours. How much older cannot be known, but what comes out of the tunnel can be counted: it
-goes when nothing has come for a while. Somebody who never stops does not hold it for ever.
+goes when nothing has come for a while. Somebody who never stops does not hold it for ever. While a tunnel that is
+desired cannot be made, none of the others goes: packets still need them.
 Promises: tunl0 is never deleted, as it belongs to its module; a device is ours by its name.
 Does not know: how a device is made.
 """
@@ -71,6 +72,8 @@ class Tunnels(SingleKind[str, Tunnel]):
     def __init__(self, kernel: Kernel, log: Any, grace_seconds: float) -> None:
         super().__init__(kernel, log)
         self._grace = TunnelGracePeriod(grace_seconds)
+        self._failing: set[str] = set()
+        """Desired, and refused by the kernel."""
 
     def feature(self, value: Tunnel) -> str:
         """The device."""
@@ -83,12 +86,15 @@ class Tunnels(SingleKind[str, Tunnel]):
     async def diff(self, given: Comparison) -> Delta[str, Tunnel]:
         """Devices to make, adjust and remove."""
         desired = given.desired.dataplane.tunnels
+        self._failing &= desired.keys()
         actual = {
             name: tunnel
             for name, tunnel in given.actual.of(self.kind).items()
             if name in desired or _is_in_force(tunnel)
         }
-        return difference(desired, actual, complete=given.desired.complete)
+        delta = difference(desired, actual, complete=given.desired.complete)
+        # Before BGP has converged nobody knows that packets have another way.
+        return delta if given.desired.bgp_complete else Delta(delta.create, delta.replace, {})
 
     async def put_one(self, value: Tunnel, was: Tunnel | None) -> None:
         """Make or adjust a device."""
@@ -98,10 +104,15 @@ class Tunnels(SingleKind[str, Tunnel]):
                 self._log.warning("tunnel.recreated", device=value.name, why="; ".join(reasons))
             else:
                 self._log.info("tunnel.adjusted", device=value.name, was=str(was), now=str(value))
+        self._failing.add(value.name)
         await self._kernel.put_tunnel(value)
+        self._failing.discard(value.name)
 
     async def may_go(self, unwanted: Mapping[str, Tunnel], now: float) -> Mapping[str, Tunnel]:
-        """Those whose grace period is over."""
+        """Those whose grace period is over; none while one that is desired instead cannot be made."""
+        if self._failing:
+            self._grace.over({}, now)
+            return {}
         received = {name: await self._kernel.received(name) for name in unwanted}
         return {name: unwanted[name] for name in self._grace.over(received, now)}
 

@@ -1,6 +1,7 @@
 """Neighbours and forwarding entries of our VXLAN devices: the addresses and MACs of other nodes' tunnel ends.
 
-Promises: every permanent entry on a device of ours is ours; without the device, or while it is down, none is put.
+Promises: every permanent entry on a device of ours is ours; without the device, or while it is down, none is put. On a
+device that is not desired any more they stay while one that is desired instead is not there: packets need them.
 Nothing is compared as long as neither side nor the devices have changed: there may be thousands of entries, and most
 passes are for something else. Does not know: how an entry is encoded.
 """
@@ -32,11 +33,17 @@ class _VxlanEntries(ObjectKind[K, E]):
     async def diff(self, given: Comparison) -> Delta[K, E]:
         """Entries to make, replace and remove."""
         desired, actual = self._desired(given.desired.dataplane), given.actual.of(self.kind)
-        compared = (desired, actual, *(given.links.get(name) for name in VXLAN_DEVICES))
+        wanted_devices = given.desired.dataplane.tunnels
+        is_settled = all(given.is_usable(name) for name in wanted_devices)
+        devices: list[object] = [given.links.get(name) for name in VXLAN_DEVICES]
+        devices += [name in wanted_devices for name in VXLAN_DEVICES]
+        compared: tuple[object, ...] = (desired, actual, is_settled, *devices)
         if self._compared and all(one is other for one, other in zip(compared, self._compared, strict=True)):
             return Delta({}, {}, {})
         usable = {name for name in VXLAN_DEVICES if given.is_usable(name)}
         wanted = {key: entry for key, entry in desired.items() if entry.device in usable}
+        if not is_settled:
+            actual = {key: entry for key, entry in actual.items() if entry.device in wanted_devices}
         delta = difference(wanted, actual, complete=given.desired.complete)
         self._compared = () if delta or not given.desired.complete else compared
         return delta

@@ -15,15 +15,16 @@ from ipam.model import Address
 Community = int | bytes
 """RFC 1997 as a number of 32 bits; RFC 8092 as its twelve octets."""
 
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:h|ms|m|s|us|ns))+")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|ns)")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+_AMOUNT, _UNIT = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", "h|ms|m|s|us|µs|μs|ns"
+_DURATION = re.compile(rf"\+?(?:0|(?:(?:{_AMOUNT})(?:{_UNIT}))+)")
+_PART = re.compile(rf"({_AMOUNT})({_UNIT})")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 LONGEST_TEXT = 64
 
 
 def seconds(text: str) -> float:
-    """A duration as Go writes it: `90s`, `2m0s`, `1h30m`."""
+    """A duration as Go takes it (time.ParseDuration): `90s`, `2m0s`, `1h30m`, `.5s`, `0`; but for negative ones."""
     if len(text) > LONGEST_TEXT or not _DURATION.fullmatch(text):
         raise ValueError(f"{text[:LONGEST_TEXT]!r} is not a duration, such as 90s or 2m")
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))

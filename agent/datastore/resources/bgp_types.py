@@ -11,12 +11,21 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct, field
 
+from agent.datastore.resources.text_forms import (
+    LARGEST_AS,
+    LogLevel,
+    PeerText,
+    SingleAddress,
+    StrictNetwork,
+    TextForm,
+    as_number,
+)
+
 DEFAULT_AS = 64512
 DEFAULT_PORT = 179
-LARGEST_AS = 0xFFFFFFFF
 LARGEST_PRIORITY = 0x7FFFFFFE
 
-AsNumber = Annotated[int, Meta(ge=1, le=LARGEST_AS)]
+AsNumber = Annotated[int, Meta(ge=1, le=LARGEST_AS), TextForm(as_number)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Priority = Annotated[int, Meta(ge=1, le=LARGEST_PRIORITY)]
 
@@ -40,7 +49,7 @@ class Password(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="ca
 class Cidr(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One network."""
 
-    cidr: str
+    cidr: StrictNetwork
 
 
 class NamedCommunity(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,7 +62,7 @@ class NamedCommunity(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class PrefixAdvertisement(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Communities, by value or by name, of every announced prefix inside a network."""
 
-    cidr: str
+    cidr: StrictNetwork
     communities: list[str] = []
 
 
@@ -74,7 +83,7 @@ class BGPConfigurationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True
     """None: DEFAULT_AS."""
     listen_port: Port | None = None
     bind_mode: str | None = None
-    log_severity_screen: str = "Info"
+    log_severity_screen: LogLevel = "Info"
     ignored_interfaces: list[str] | None = None
     communities: list[NamedCommunity] | None = None
     prefix_advertisements: list[PrefixAdvertisement] | None = None
@@ -84,8 +93,8 @@ class BGPConfigurationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True
     service_external_ips: list[Cidr] | None = field(default=None, name="serviceExternalIPs")
     service_load_balancer_ips: list[Cidr] | None = field(default=None, name="serviceLoadBalancerIPs")
     service_load_balancer_aggregation: str | None = None
-    local_workload_peering_ipv4: str | None = field(default=None, name="localWorkloadPeeringIPV4")
-    local_workload_peering_ipv6: str | None = field(default=None, name="localWorkloadPeeringIPV6")
+    local_workload_peering_ipv4: SingleAddress | None = field(default=None, name="localWorkloadPeeringIPV4")
+    local_workload_peering_ipv6: SingleAddress | None = field(default=None, name="localWorkloadPeeringIPV6")
     program_cluster_routes: str | None = None
     ipv4_normal_route_priority: Priority | None = None
     ipv6_normal_route_priority: Priority | None = None
@@ -110,7 +119,7 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=
 
     node: str | None = None
     node_selector: str | None = None
-    peer_ip: str | None = field(default=None, name="peerIP")
+    peer_ip: PeerText | None = field(default=None, name="peerIP")
     as_number: AsNumber | None = None
     local_as_number: AsNumber | None = field(default=None, name="localASNumber")
     peer_selector: str | None = None
@@ -124,7 +133,7 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=
         default=None, name="numAllowedLocalASNumbers"
     )
     ttl_security: Annotated[int, Meta(ge=0, le=254)] | None = None
-    reachable_by: str | None = None
+    reachable_by: SingleAddress | None = None
     filters: list[str] | None = None
     reverse_peering: str | None = None
     local_workload_selector: str | None = None
@@ -177,7 +186,7 @@ class FilterRule(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="
     POINTERS: ClassVar[frozenset[str]] = frozenset({"priority"})
 
     action: str
-    cidr: str | None = None
+    cidr: StrictNetwork | None = None
     match_operator: str | None = None
     prefix_length: PrefixLength | None = None
     source: str | None = None

@@ -67,6 +67,18 @@ def in_form(endpoint: WorkloadEndpoint, network: str, now: str) -> WorkloadEndpo
     return replace(endpoint, metadata=replace(after, annotations=annotations))
 
 
+def on_node(endpoint: WorkloadEndpoint, node: str) -> WorkloadEndpoint:
+    """The endpoint as one of a node with this name: its own name begins with the node's, so it has another key."""
+    before = f"{endpoint.spec.node.replace('-', '--')}-"
+    name = endpoint.metadata.name.removeprefix(before)
+    renamed = f"{node.replace('-', '--')}-{name}"
+    return replace(
+        endpoint,
+        metadata=replace(endpoint.metadata, name=renamed, resource_version=None),
+        spec=replace(endpoint.spec, node=node),
+    )
+
+
 def profile_of(endpoint: WorkloadEndpoint) -> tuple[str, str] | None:
     """(network, orchestrator) whose profile an endpoint needs; None if its network's is not what it names."""
     network = network_of(endpoint)

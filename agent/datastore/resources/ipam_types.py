@@ -14,7 +14,8 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from ipam.address_text import masked_network, text_of
+from agent.datastore.resources.text_forms import Networks
+from ipam.address_text import text_of
 from ipam.model import Affinity, IpamConfig
 
 PERSISTENCE = "kubeVirtVMAddressPersistence"
@@ -24,7 +25,7 @@ PERSISTENCE = "kubeVirtVMAddressPersistence"
 class IPReservationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Addresses and networks that are not assigned unless asked for by name."""
 
-    reserved_cidrs: list[str] = field(default_factory=list, name="reservedCIDRs")
+    reserved_cidrs: Networks = field(default_factory=list, name="reservedCIDRs")
 
 
 class IPAMConfigurationSpec(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -45,24 +46,6 @@ class BlockAffinitySpec(Struct, frozen=True, kw_only=True, rename="camel"):
     cidr: str
     type: str = "host"
     deleted: str = "false"
-
-
-def canonical_reservation(spec: IPReservationSpec) -> IPReservationSpec:
-    """What is reserved as networks and addresses alone, in their one form; what cannot be read stays as it is."""
-    return IPReservationSpec(
-        reserved_cidrs=[word for text in spec.reserved_cidrs if (word := _canonical(text))]
-    )
-
-
-def _canonical(text: str) -> str:
-    try:
-        prefix = masked_network(text)
-    except ValueError:
-        return text
-    if prefix is None:
-        return ""
-    is_address = prefix.prefixlen == prefix.max_prefixlen and "/" not in text
-    return text_of(prefix.network_address if is_address else prefix)
 
 
 def rules_of(spec: IPAMConfigurationSpec, stored: IpamConfig) -> IpamConfig:

@@ -20,7 +20,7 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct, field
@@ -31,13 +31,23 @@ from agent.datastore.resources.ipam_types import (
     BlockAffinitySpec,
     IPAMConfigurationSpec,
     IPReservationSpec,
-    canonical_reservation,
+)
+from agent.datastore.resources.text_forms import (
+    InterfaceAddress,
+    MacText,
+    Network,
+    PoolNetwork,
+    SingleAddress,
+    TextForm,
+    as_number,
 )
 
 API_VERSION = "projectcalico.org/v3"
 LARGEST_TTL_ANNOTATION = "projectcalico.org/tortie-bgp-ttl"
 """On a Node whose BGP packets all leave with the largest TTL: with that as its value."""
 LARGEST_TTL = "255"
+MACHINE_ANNOTATION = "projectcalico.org/tortie-machine-id"
+"""On a Node: which machine registered it."""
 MOST_CACHED_ADDRESSES = 1 << 16
 """Texts of nodes' addresses remembered as values: every change of one node asks for all of them."""
 MOST_SOURCE_PREFIXES = 256
@@ -63,7 +73,7 @@ class IPPoolSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="
 
     POINTERS: ClassVar[frozenset[str]] = frozenset({"assignmentMode"})
 
-    cidr: str
+    cidr: PoolNetwork
     ipip_mode: str = "Never"
     vxlan_mode: str = "Never"
     nat_outgoing: bool = False
@@ -81,11 +91,11 @@ class NodeBGPSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=
 
     POINTERS: ClassVar[frozenset[str]] = frozenset({"asNumber"})
 
-    as_number: int | None = None
-    ipv4_address: str | None = None
-    ipv6_address: str | None = None
-    ipv4_ipip_tunnel_addr: str | None = field(default=None, name="ipv4IPIPTunnelAddr")
-    route_reflector_cluster_id: str | None = field(default=None, name="routeReflectorClusterID")
+    as_number: Annotated[int, TextForm(as_number)] | None = None
+    ipv4_address: InterfaceAddress | None = None
+    ipv6_address: InterfaceAddress | None = None
+    ipv4_ipip_tunnel_addr: SingleAddress | None = field(default=None, name="ipv4IPIPTunnelAddr")
+    route_reflector_cluster_id: SingleAddress | None = field(default=None, name="routeReflectorClusterID")
 
 
 class NodeAddress(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -106,10 +116,10 @@ class NodeSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="ca
     """One machine of the cluster."""
 
     bgp: NodeBGPSpec | None = None
-    ipv4_vxlan_tunnel_addr: str | None = field(default=None, name="ipv4VXLANTunnelAddr")
-    vxlan_tunnel_mac_addr: str | None = field(default=None, name="vxlanTunnelMACAddr")
-    ipv6_vxlan_tunnel_addr: str | None = field(default=None, name="ipv6VXLANTunnelAddr")
-    vxlan_tunnel_mac_addr_v6: str | None = field(default=None, name="vxlanTunnelMACAddrV6")
+    ipv4_vxlan_tunnel_addr: SingleAddress | None = field(default=None, name="ipv4VXLANTunnelAddr")
+    vxlan_tunnel_mac_addr: MacText | None = field(default=None, name="vxlanTunnelMACAddr")
+    ipv6_vxlan_tunnel_addr: SingleAddress | None = field(default=None, name="ipv6VXLANTunnelAddr")
+    vxlan_tunnel_mac_addr_v6: MacText | None = field(default=None, name="vxlanTunnelMACAddrV6")
     addresses: list[NodeAddress] | None = None
     orch_refs: list[OrchRef] | None = None
     wireguard: dict[str, str] | None = None
@@ -126,10 +136,10 @@ class WorkloadEndpointSpec(Struct, frozen=True, kw_only=True, omit_defaults=True
     container_id: str | None = field(default=None, name="containerID")
     endpoint: str
     interface_name: str
-    ip_networks: list[str] = []
-    mac: str | None = None
+    ip_networks: list[Network] = []
+    mac: MacText | None = None
     profiles: list[str] | None = None
-    allow_spoofed_source_prefixes: list[str] | None = None
+    allow_spoofed_source_prefixes: list[Network] | None = None
 
 
 class _Resource(Struct, frozen=True, kw_only=True, rename="camel", tag_field="kind"):
@@ -165,6 +175,18 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
     def ipv6(self) -> IPv6Interface | None:
         """The node's IPv6 underlay address with its subnet; None when the node has none or it cannot be read."""
         return _value(IPv6Interface, self.bgp.ipv6_address)
+
+    @property
+    def machine(self) -> str:
+        """The id of the machine that wrote the record; empty where it bears none."""
+        return (self.metadata.annotations or {}).get(MACHINE_ANNOTATION, "")
+
+    def is_older_record_of(self, other: Node) -> bool:
+        """Whether the same machine wrote both, for one address: it was renamed in between."""
+        if not self.machine or self.machine != other.machine or self.metadata.name == other.metadata.name:
+            return False
+        pairs = ((self.underlay(version), other.underlay(version)) for version in (4, 6))
+        return any(one is not None and two is not None and one.ip == two.ip for one, two in pairs)
 
     def underlay(self, version: int) -> IPv4Interface | IPv6Interface | None:
         """The node's underlay address of a version of IP, with its subnet."""
@@ -315,10 +337,10 @@ def encode(resource: Resource) -> bytes:
     return msgspec.json.encode(with_revision(resource, None))
 
 
-def canonical(resource: Resource) -> Resource:
-    """A resource with its networks in their one form, where Calico takes several."""
-    if isinstance(resource, IPReservation):
-        return replace(resource, spec=canonical_reservation(resource.spec))
+def without_empty_bgp(resource: Resource) -> Resource:
+    """A Node without an object `bgp` in which nothing is set: Calico refuses to write one."""
+    if isinstance(resource, Node) and resource.spec.bgp == NodeBGPSpec():
+        return replace(resource, spec=replace(resource.spec, bgp=None))
     return resource
 
 

@@ -1,6 +1,7 @@
-"""What the fields of a kind are, and what that says of a plain value: unknown, changed, missing and kept fields.
+"""What the fields of a kind are, and what that says of a plain value: canonical, unknown, changed and kept fields.
 
-Promises: pure; a field is named by its path as a person writes it, `spec.exportV4[0].action`.
+Promises: pure; a field is named by its path as a person writes it, `spec.exportV4[0].action`. One function brings what
+people wrote and what is stored into the form that is decoded (`canonical_values`).
 Does not know: which kinds there are.
 """
 
@@ -8,19 +9,29 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+
+from agent.datastore.resources.text_forms import TextForm
 
 LONGEST_VALUE = 60
 """Of a value in a sentence about a change; the rest is cut."""
 ABSENT = "(none)"
+OTHERS_METADATA = frozenset(
+    {
+        *("managedFields", "selfLink", "generation", "ownerReferences", "finalizers", "clusterName"),
+        *("deletionTimestamp", "deletionGracePeriodSeconds"),
+    }
+)
+"""Fields of metadata in which Kubernetes and its tools keep notes of their own (ObjectMeta)."""
 
 Document = dict[str, Any]
+_Form = Callable[[Any], Any]
 
 
 @cache
@@ -28,7 +39,7 @@ def fields(kind: Any) -> Mapping[str, Any] | None:
     """Name as written -> type, of the struct behind a type such as `BGPSpec | None`; None: there is no struct."""
     for candidate in _candidates(kind):
         if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            hints = get_type_hints(candidate)
+            hints = get_type_hints(candidate, include_extras=True)
             return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(candidate)}
     return None
 
@@ -48,16 +59,15 @@ def unknown_fields(raw: object, kind: Any, path: str = "") -> Iterator[str]:
         at = f"{path}.{name}" if path else name
         if name in known:
             yield from unknown_fields(value, known[name], at)
-        elif path != "metadata":
-            # Other tools have their own notes in metadata: managedFields, selfLink, generation.
+        elif path != "metadata" or name not in OTHERS_METADATA:
             yield f"{at}: unknown field{nearest(name, known)}"
 
 
 def with_unknown(new: Document, stored: Mapping[str, Any], kind: Any) -> Document:
-    """`new`, and of `stored` what the kind does not know and what says the same: nothing changes its form unasked.
+    """`new`, and of `stored` what the kind does not know and what says the same: nothing is dropped unasked.
 
-    A field of a newer program survives our write, and a default that somebody wrote out stays. A list is one value: a
-    field of one of its items has no item in another list.
+    A field of a newer program survives our write, and a default that somebody wrote out stays; a text of several forms
+    is written in its one form. A list is one value: a field of one of its items has no item in another list.
     """
     known = _fields(kind)
     if known is None:
@@ -70,7 +80,21 @@ def with_unknown(new: Document, stored: Mapping[str, Any], kind: Any) -> Documen
         if isinstance(value, dict) and isinstance(before, dict) and fields(field.type) is not None:
             found[name] = with_unknown(value, before, field.type)
         elif field.meaning(before) == field.meaning(value):
-            found[name] = before
+            found[name] = field.in_form(before)
+    return found
+
+
+def with_written(new: Document, written: Mapping[str, Any], kind: Any) -> Document:
+    """`new`, and the defaults that a person wrote out in `written`, a document in canonical form."""
+    known = _fields(kind)
+    if known is None:
+        return new
+    found = dict(new)
+    for name, value in written.items():
+        if name in known and isinstance(value, dict) and isinstance(new.get(name), dict):
+            found[name] = with_written(new[name], value, known[name].type)
+        elif name in known and name not in new and value not in ({}, [], None):
+            found[name] = value
     return found
 
 
@@ -85,6 +109,10 @@ class _Field:
     zero: object
     """Go's zero value of its type; None: it has none, or it is a pointer in Go, and its zero value says something."""
     is_object: bool
+    canonical: _Form
+    """What brings a value into its form, and what is in it."""
+    in_form: _Form
+    """The same, of a text or a list of texts alone: what is in an object or a list of them stays as it is."""
 
     def is_missing(self, value: object) -> bool:
         """Whether Go reads this value as it reads the field's absence."""
@@ -97,7 +125,7 @@ class _Field:
         if value is ABSENT or self.is_missing(value):
             return self.default
         try:
-            return msgspec.to_builtins(msgspec.convert(without_zeros(value, self.type), self.type))
+            return msgspec.to_builtins(msgspec.convert(self.canonical(value), self.type))
         except msgspec.MsgspecError:
             return value
 
@@ -116,7 +144,13 @@ def _fields(kind: Any) -> Mapping[str, _Field] | None:
                 is_unset = one.required or default is msgspec.UNSET
                 plain = ABSENT if is_unset else msgspec.to_builtins(default)
                 found[name] = _Field(
-                    of, not one.required, plain, None if name in pointers else _zero(of), is_object
+                    of,
+                    not one.required,
+                    plain,
+                    None if name in pointers else _zero(of),
+                    is_object,
+                    _canonical(of),
+                    _text_form(of) or _same,
                 )
             return found
     return None
@@ -127,24 +161,74 @@ def _zero(kind: Any) -> object:
     return "" if str in kinds else 0 if int in kinds else None
 
 
-def without_zeros(raw: object, kind: Any) -> Any:
-    """A stored value without what Go reads as missing: null and zero values of fields that it leaves out when empty.
+def canonical_values(raw: object, kind: Any) -> Any:
+    """A value as it is meant: without what Go reads as missing, and its texts in their one form.
 
-    A field of a struct's POINTERS has no zero value but null. Null in an object's place stays (see `null_object`).
+    Missing are null and the zero values of fields that Go leaves out when empty; a field of a struct's POINTERS has no
+    zero value but null. Null in an object's place stays (see `null_object`), and so does what cannot be read.
     """
-    known = _fields(kind)
-    if known is not None and isinstance(raw, dict):
-        return {
-            name: without_zeros(value, known[name].type) if name in known else value
-            for name, value in raw.items()
-            if name not in known or not known[name].is_missing(value)
-        }
+    return _canonical(kind)(raw)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _text_form(kind: Any) -> _Form | None:
+    """The form that a type names, also one of a union's (`Network | None`)."""
+    for option in _options(kind):
+        for note in getattr(option, "__metadata__", ()):
+            if isinstance(note, TextForm):
+                return note.canonical
+    return None
+
+
+@cache
+def _canonical(kind: Any) -> _Form:
+    if (form := _text_form(kind)) is not None:
+        return form
     for candidate in _candidates(kind):
-        if get_origin(candidate) is list and isinstance(raw, list):
-            return [without_zeros(item, get_args(candidate)[0]) for item in raw]
-        if get_origin(candidate) is dict and get_args(candidate)[1] is str and isinstance(raw, dict):
-            return {name: "" if value is None else value for name, value in raw.items()}
-    return raw
+        arguments = get_args(candidate)
+        if fields(candidate) is not None:
+            return partial(_canonical_object, candidate)
+        if get_origin(candidate) is list and (
+            (inside := _canonical(arguments[0])) is not _same or _is_text(arguments[0])
+        ):
+            return partial(_canonical_list, inside, _is_text(arguments[0]))
+        if get_origin(candidate) is dict and arguments[1] is str:
+            return _canonical_words
+    return _same
+
+
+def _canonical_object(kind: Any, raw: object) -> object:
+    known = _fields(kind)
+    if known is None or not isinstance(raw, dict):
+        return raw
+    found = {}
+    for name, value in raw.items():
+        field = known.get(name)
+        if field is not None:
+            value = field.canonical(value)
+            if field.is_missing(value):
+                continue
+        found[name] = value
+    return found
+
+
+def _canonical_list(inside: _Form, is_of_texts: bool, raw: object) -> object:
+    if not isinstance(raw, list):
+        return raw
+    return ["" if item is None and is_of_texts else inside(item) for item in raw]
+
+
+def _canonical_words(raw: object) -> object:
+    if not isinstance(raw, dict):
+        return raw
+    return {name: "" if value is None else value for name, value in raw.items()}
+
+
+def _is_text(kind: Any) -> bool:
+    return str in _candidates(kind)
 
 
 def null_object(raw: object, kind: Any, path: str = "") -> str | None:
@@ -199,8 +283,13 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {by_lower[close[0]]}?" if close else ""
 
 
-def _candidates(kind: Any) -> tuple[Any, ...]:
+def _options(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _candidates(kind: Any) -> tuple[Any, ...]:
+    """What a type may be, without what is noted of it."""
+    return tuple(get_args(one)[0] if get_origin(one) is Annotated else one for one in _options(kind))
 
 
 def _text(value: object) -> str:

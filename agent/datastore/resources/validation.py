@@ -11,11 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_address, ip_interface, ip_network
 
 from agent.datastore.resources.bgp_parsing import community, peer_address, seconds
 from agent.datastore.resources.bgp_types import (
-    LARGEST_AS,
     BGPConfigurationSpec,
     BGPFilterSpec,
     BGPPeerSpec,
@@ -33,9 +32,11 @@ from agent.datastore.resources.resource_types import (
     IPPoolSpec,
     IPReservation,
     Node,
+    NodeSpec,
     Resource,
     WorkloadEndpoint,
 )
+from agent.datastore.resources.text_forms import LARGEST_AS
 from ipam.address_text import MAPPED, masked_network, text_of
 from ipam.allocation.ipam_config import config_fault
 from ipam.model import (
@@ -61,6 +62,8 @@ INTERFACE = re.compile(r"[A-Za-z0-9_.*-]{1,15}")
 NODE_PREFIX = "node."
 """The name of a node's own BGPConfiguration begins so."""
 LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
+ADDRESS_TYPES = (None, "", "InternalIP", "ExternalIP", "CalicoNodeIP")
+"""Of what a Node lists: others are names."""
 MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
 DEVICE = re.compile(r"(?!\.{1,2}\Z)[^\s/:\x00]{1,15}")
 """What the kernel takes (dev_valid_name): IFNAMSIZ is 16 with the closing NUL."""
@@ -114,8 +117,15 @@ def _node_errors(node: Node) -> Iterator[str]:
     ):
         if text and (found is None or "%" in text):  # else it was read already
             yield from readable(field, text, address_of(version))
+    yield from _listed_address_errors(spec)
     yield from _mac("spec.vxlanTunnelMACAddr", spec.vxlan_tunnel_mac_addr)
     yield from _mac("spec.vxlanTunnelMACAddrV6", spec.vxlan_tunnel_mac_addr_v6)
+
+
+def _listed_address_errors(spec: NodeSpec) -> Iterator[str]:
+    for index, listed in enumerate(spec.addresses or ()):
+        if listed.type in ADDRESS_TYPES:
+            yield from readable(f"spec.addresses[{index}].address", listed.address, ip_interface)
 
 
 def _is_host(one: IPv4Interface | IPv6Interface) -> bool:
@@ -134,8 +144,9 @@ def _mac(field: str, text: str | None) -> Iterator[str]:
 
 def _endpoint_errors(endpoint: WorkloadEndpoint) -> Iterator[str]:
     spec = endpoint.spec
-    if not DEVICE.fullmatch(spec.interface_name) or len(spec.interface_name.encode()) > LONGEST_DEVICE:
-        yield f"spec.interfaceName: {spec.interface_name!r} is no name of an interface"
+    name = spec.interface_name
+    if not (DEVICE.fullmatch(name) and name.isprintable()) or len(name.encode()) > LONGEST_DEVICE:
+        yield f"spec.interfaceName: {name!r} is no name of an interface"
     if len(spec.ip_networks) > MOST_POD_ADDRESSES:
         yield f"spec.ipNetworks: {len(spec.ip_networks)} are more than {MOST_POD_ADDRESSES}"
     elif len(endpoint.addresses) < len(spec.ip_networks):
@@ -172,7 +183,8 @@ def validate_pool(spec: IPPoolSpec) -> list[str]:
     unknown = [text for use in spec.allowed_uses or () for text in one_of("spec.allowedUses", use, Use)]
     found += unknown[:1]
     found += _cidr_errors(spec)
-    return [*found, *readable("spec.nodeSelector", spec.node_selector or "all()", parse)]
+    found += readable("spec.nodeSelector", spec.node_selector or "all()", parse)
+    return [*found, *readable("spec.namespaceSelector", spec.namespace_selector or "all()", parse)]
 
 
 def _cidr_errors(spec: IPPoolSpec) -> list[str]:
@@ -188,7 +200,7 @@ def _cidr_errors(spec: IPPoolSpec) -> list[str]:
         return [f"spec.cidr: {spec.cidr} is IPv4 written as IPv6; write {_as_ipv4(cidr)}"]
     found = []
     if spec.cidr != text_of(cidr):
-        found.append(f"spec.cidr: write {spec.cidr} in its canonical form, {text_of(cidr)}")
+        found.append(f"spec.cidr: write {spec.cidr} with its length, {text_of(cidr)}")
     if any(cidr.version == other.version and cidr.overlaps(other) for other in LINK_LOCAL):
         found.append(f"spec.cidr: {cidr} overlaps the link-local range")
     if cidr.version == 6 and spec.ipip_mode != "Never":

@@ -50,7 +50,7 @@ function _shtab_tortie_using
   test "$_shtab_tortie_cmdpath" = "$argv"
 end
 
-set -g _shtab_tortie_commands get create apply replace delete validate patch label node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
+set -g _shtab_tortie_commands get create apply replace delete validate patch label node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
 set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
 
 complete -c tortie -e
@@ -70,6 +70,8 @@ complete -c tortie -n '_shtab_tortie_using create' -l skip-exists -d 'leave what
 complete -c tortie -n '_shtab_tortie_using create' -s f -l filename -x -d 'YAML or JSON; - is standard input; of a directory its *.yaml, *.yml and *.json, by name'
 complete -c tortie -n '_shtab_tortie_using create' -s R -l recursive -d 'directories inside a directory too'
 complete -c tortie -n '_shtab_tortie_using create' -l skip-empty -d 'files and directories may hold nothing'
+complete -c tortie -n '_shtab_tortie_using create' -l skip-other-kinds -d 'pass over documents of other programs, and name each'
+complete -c tortie -n '_shtab_tortie_using create' -l force -d 'make a pool although nodes or services have addresses in its range'
 complete -c tortie -n '_shtab_tortie_using create' -l dry-run -d 'say what would change, and write nothing'
 complete -c tortie -n '_shtab_tortie_using create' -s o -l output -xka "table yaml json name" -d 'how to show what was written'
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a apply -d 'create or update resources'
@@ -77,6 +79,8 @@ complete -c tortie -n '_shtab_tortie_using apply' -s h -l help -d 'show this hel
 complete -c tortie -n '_shtab_tortie_using apply' -s f -l filename -x -d 'YAML or JSON; - is standard input; of a directory its *.yaml, *.yml and *.json, by name'
 complete -c tortie -n '_shtab_tortie_using apply' -s R -l recursive -d 'directories inside a directory too'
 complete -c tortie -n '_shtab_tortie_using apply' -l skip-empty -d 'files and directories may hold nothing'
+complete -c tortie -n '_shtab_tortie_using apply' -l skip-other-kinds -d 'pass over documents of other programs, and name each'
+complete -c tortie -n '_shtab_tortie_using apply' -l force -d 'make a pool although nodes or services have addresses in its range'
 complete -c tortie -n '_shtab_tortie_using apply' -l dry-run -d 'say what would change, and write nothing'
 complete -c tortie -n '_shtab_tortie_using apply' -s o -l output -xka "table yaml json name" -d 'how to show what was written'
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a replace -d 'replace resources that are there'
@@ -84,14 +88,18 @@ complete -c tortie -n '_shtab_tortie_using replace' -s h -l help -d 'show this h
 complete -c tortie -n '_shtab_tortie_using replace' -s f -l filename -x -d 'YAML or JSON; - is standard input; of a directory its *.yaml, *.yml and *.json, by name'
 complete -c tortie -n '_shtab_tortie_using replace' -s R -l recursive -d 'directories inside a directory too'
 complete -c tortie -n '_shtab_tortie_using replace' -l skip-empty -d 'files and directories may hold nothing'
+complete -c tortie -n '_shtab_tortie_using replace' -l skip-other-kinds -d 'pass over documents of other programs, and name each'
+complete -c tortie -n '_shtab_tortie_using replace' -l force -d 'make a pool although nodes or services have addresses in its range'
 complete -c tortie -n '_shtab_tortie_using replace' -l dry-run -d 'say what would change, and write nothing'
 complete -c tortie -n '_shtab_tortie_using replace' -s o -l output -xka "table yaml json name" -d 'how to show what was written'
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a delete -d 'remove resources'
 complete -c tortie -n '_shtab_tortie_using delete' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using delete' -s s -l skip-not-exists -d 'what is gone already is no error'
+complete -c tortie -n '_shtab_tortie_using delete' -l force -d 'delete a pool although pods have addresses of it, a node although it seems to live'
 complete -c tortie -n '_shtab_tortie_using delete' -s f -l filename -x -d 'YAML or JSON; - is standard input; of a directory its *.yaml, *.yml and *.json, by name'
 complete -c tortie -n '_shtab_tortie_using delete' -s R -l recursive -d 'directories inside a directory too'
 complete -c tortie -n '_shtab_tortie_using delete' -l skip-empty -d 'files and directories may hold nothing'
+complete -c tortie -n '_shtab_tortie_using delete' -l skip-other-kinds -d 'pass over documents of other programs, and name each'
 complete -c tortie -n '_shtab_tortie_using delete' -l dry-run -d 'say what would change, and write nothing'
 complete -c tortie -n '_shtab_tortie_using delete' -s o -l output -xka "table name" -d 'how to show what was written'
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a validate -d 'check files without a datastore'
@@ -99,6 +107,7 @@ complete -c tortie -n '_shtab_tortie_using validate' -s h -l help -d 'show this 
 complete -c tortie -n '_shtab_tortie_using validate' -s f -l filename -x -d 'YAML or JSON; - is standard input; of a directory its *.yaml, *.yml and *.json, by name'
 complete -c tortie -n '_shtab_tortie_using validate' -s R -l recursive -d 'directories inside a directory too'
 complete -c tortie -n '_shtab_tortie_using validate' -l skip-empty -d 'files and directories may hold nothing'
+complete -c tortie -n '_shtab_tortie_using validate' -l skip-other-kinds -d 'pass over documents of other programs, and name each'
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a patch -d 'change fields of a resource'
 complete -c tortie -n '_shtab_tortie_using patch' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using patch' -s p -l patch -x -d 'JSON or YAML'
@@ -110,6 +119,14 @@ complete -c tortie -n '_shtab_tortie_using label' -l overwrite -d 'give labels t
 complete -c tortie -n '_shtab_tortie_using label' -l remove -d 'remove each KEY, as KEY- does'
 complete -c tortie -n '_shtab_tortie_using label' -l dry-run -d 'say what would change, and write nothing'
 complete -c tortie -n '_shtab_tortie_using label' -s o -l output -xka "table yaml json name" -d 'how to show what was written'
+complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a datastore -d 'the datastore as a whole'
+complete -c tortie -n '_shtab_tortie_using datastore' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using datastore; and test $_shtab_tortie_npos -eq 0' -a migrate -d 'lock and unlock it, as calicoctl does'
+complete -c tortie -n '_shtab_tortie_using datastore migrate' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using datastore migrate; and test $_shtab_tortie_npos -eq 0' -a lock -d 'have nobody write to the datastore'
+complete -c tortie -n '_shtab_tortie_using datastore migrate lock' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using datastore migrate; and test $_shtab_tortie_npos -eq 0' -a unlock -d 'have everybody write again'
+complete -c tortie -n '_shtab_tortie_using datastore migrate unlock' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a node -d 'this node'"'"'s agent'
 complete -c tortie -n '_shtab_tortie_using node' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a status -d 'peers, datastore, kernel'
@@ -122,11 +139,16 @@ complete -c tortie -n '_shtab_tortie_using node checksystem' -s h -l help -d 'sh
 complete -c tortie -n '_shtab_tortie_using node checksystem' -s o -l output -xka "table json" -d output
 complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a takeover -d 'make this machine the node of its name, in place of another machine'
 complete -c tortie -n '_shtab_tortie_using node takeover' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using node takeover' -l from -x -d 'what this machine was called before, and all that bears the name'
+complete -c tortie -n '_shtab_tortie_using node takeover' -l force -d 'though NAME'"'"'s record does not bear this machine'"'"'s id'
 complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a remove-calico -d 'what a stopped Calico left here; takes its rules away on request, with an undo file'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -l yes -d 'take rules and sets away'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -l undo-file -x -d 'where to write what puts them back; a new file'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -l undo -x -d 'put back what this file holds'
+complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a return-to-calico -d 'what of Tortie'"'"'s a calico-node could not live with here; takes it away on request'
+complete -c tortie -n '_shtab_tortie_using node return-to-calico' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using node return-to-calico' -l yes -d 'take it away'
 complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a diags -d 'one archive of kernel, agent, journal and settings for whoever was not there; secrets are removed'
 complete -c tortie -n '_shtab_tortie_using node diags' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using node diags' -l output -x -d 'default: tortie-diags-DATE-TIME.tar.gz here'
@@ -172,6 +194,7 @@ complete -c tortie -n '_shtab_tortie_using ipam release' -s h -l help -d 'show t
 complete -c tortie -n '_shtab_tortie_using ipam release' -l ip -x -d ADDRESS
 complete -c tortie -n '_shtab_tortie_using ipam release' -l handle -x -d 'only if this handle holds it'
 complete -c tortie -n '_shtab_tortie_using ipam release' -l node -x -d 'everything of this node'
+complete -c tortie -n '_shtab_tortie_using ipam release' -l force -d 'although a node seems to live: its pods lose their addresses'
 complete -c tortie -n '_shtab_tortie_using ipam; and test $_shtab_tortie_npos -eq 0' -a configure -d 'change the rules of allocation'
 complete -c tortie -n '_shtab_tortie_using ipam configure' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using ipam configure' -l strictaffinity -xka "true false" -d 'never borrow addresses'
@@ -182,15 +205,19 @@ complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' 
 complete -c tortie -n '_shtab_tortie_using cni' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using cni; and test $_shtab_tortie_npos -eq 0' -a install -d 'put plugins and conflist in place'
 complete -c tortie -n '_shtab_tortie_using cni install' -s h -l help -d 'show this help message and exit'
-complete -c tortie -n '_shtab_tortie_using cni install' -l bin-dir -x -d DIR
 complete -c tortie -n '_shtab_tortie_using cni install' -l conf-dir -x -d DIR
+complete -c tortie -n '_shtab_tortie_using cni install' -l bin-dir -x -d DIR
 complete -c tortie -n '_shtab_tortie_using cni install' -l shim -xka "auto c python" -d 'auto: C where a compiler is'
 complete -c tortie -n '_shtab_tortie_using cni install' -l network -x -d 'the network'"'"'s name'
 complete -c tortie -n '_shtab_tortie_using cni install' -l replace-conflist -d 'also when somebody changed it since'
 complete -c tortie -n '_shtab_tortie_using cni; and test $_shtab_tortie_npos -eq 0' -a uninstall -d 'remove them; pods keep their network'
 complete -c tortie -n '_shtab_tortie_using cni uninstall' -s h -l help -d 'show this help message and exit'
-complete -c tortie -n '_shtab_tortie_using cni uninstall' -l bin-dir -x -d DIR
 complete -c tortie -n '_shtab_tortie_using cni uninstall' -l conf-dir -x -d DIR
+complete -c tortie -n '_shtab_tortie_using cni uninstall' -l bin-dir -x -d DIR
+complete -c tortie -n '_shtab_tortie_using cni; and test $_shtab_tortie_npos -eq 0' -a check -d 'what the networks'"'"' configurations ask for that is not done'
+complete -c tortie -n '_shtab_tortie_using cni check' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using cni check' -s o -l output -xka "table json" -d output
+complete -c tortie -n '_shtab_tortie_using cni check' -l conf-dir -x -d DIR
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a lab -d 'a cluster on this machine, in network namespaces'
 complete -c tortie -n '_shtab_tortie_using lab' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using lab; and test $_shtab_tortie_npos -eq 0' -a up -d 'start a lab; a left-over of the same name is removed first'

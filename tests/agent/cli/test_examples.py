@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agent.clock import SystemClock
-from agent.datastore.resource_writer import ResourceWriter, WriteMode
 from agent.datastore.resources.documents import read
+from agent.datastore.writing.resource_writer import ResourceWriter, WriteMode
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Delete

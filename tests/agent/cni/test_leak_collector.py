@@ -12,7 +12,7 @@ from agent.cni.leak_collector import LeakCollector
 from agent.datastore.state_cache import AFFINITIES, ENDPOINTS
 from ipam.check.leak_proof import PAUSE_SECONDS
 from ipam.etcd.store import Delete, Put
-from ipam.keys import BLOCKS, affinity_key, block_key
+from ipam.keys import BLOCKS, HANDLES, affinity_key, block_key
 from tests.scenes.cni.cni_world import World
 
 NOTHING, ONE = (0, 0, 0), (1, 1, 1)
@@ -122,6 +122,31 @@ async def test_a_damaged_block_keeps_no_other_from_its_look(world: World) -> Non
     await rounds(world, PAUSE_SECONDS)
     assert world.cluster.endpoints == ()
     assert (await world.store.get(broken)) is not None
+
+
+async def test_whatever_of_one_pod_cannot_be_read_the_others_garbage_is_freed(tmp_path: Path) -> None:
+    made = World(tmp_path)
+    await made.start()
+    for name in ("one", "two", "three"):
+        status, _ = await made.call("ADD", f"{name}-{'0' * 20}", name, netns="/run/netns/no-such-namespace")
+        assert status == 0
+    await made.sync()
+    made.pods.attached.clear()
+    damaged = min((await made.store.list(HANDLES)).values)
+    await made.store.commit((), (Put(damaged, b"{"),))
+    await rounds(made, PAUSE_SECONDS, PAUSE_SECONDS)
+    assert await made.stored() == ONE, "of the damaged one all is left"
+    assert damaged in (await made.store.list(HANDLES)).values
+
+
+async def test_a_claim_that_was_left_unfinished_is_given_up_at_the_second_look(world: World) -> None:
+    key = affinity_key(world.cluster.node, ip_network("192.168.200.0/26"))
+    await world.store.commit((), (Put(key, b'{"state":"pending","deleted":false}'),))
+    await rounds(world, PAUSE_SECONDS / 2)
+    assert await world.store.get(key) is not None, "somebody may be at it"
+    await rounds(world, PAUSE_SECONDS)
+    assert await world.store.get(key) is None
+    assert await world.stored() == ONE
 
 
 async def test_an_endpoint_without_a_device_goes_though_no_allocation_of_this_node_leads_to_it(

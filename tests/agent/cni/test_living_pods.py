@@ -11,7 +11,7 @@ import pytest
 
 from agent.cni.living_pods import LivingPods, Record, record_of_endpoint
 from agent.datastore.resources.resource_types import Metadata, WorkloadEndpoint, WorkloadEndpointSpec
-from ipam.model import HandleId
+from ipam.model import HandleId, NodeName
 
 BOOT = "boot-1"
 A, B = ip_address("10.0.0.1"), ip_address("10.0.0.2")
@@ -40,8 +40,8 @@ class Machine:
         self.state = state
         self.devices = {"cali1", "cali2"}
 
-    def life(self, boot: str = BOOT) -> LivingPods:
-        made = LivingPods(self.state, boot, self.devices.__contains__)
+    def life(self, boot: str = BOOT, node: str = "n") -> LivingPods:
+        made = LivingPods(self.state, boot, self.devices.__contains__, NodeName(node))
         made.load()
         return made
 
@@ -49,6 +49,21 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
+
+
+def test_a_machine_that_was_renamed_knows_its_pods_under_its_new_name(machine: Machine) -> None:
+    machine.life().add(record_of_endpoint(endpoint(), BOOT))
+    renamed = machine.life(node="n-1.example")
+    (found,) = renamed
+    assert (found.words["node"], found.key) == (
+        "n-1.example",
+        "/calico/resources/v3/projectcalico.org/workloadendpoints/default/n--1.example-k8s-cali1-eth0",
+    )
+    assert found.endpoint is not None
+    assert (found.endpoint.spec.node, renamed.endpoint(str(found.key))) == ("n-1.example", found.endpoint)
+    assert renamed.in_use == {A: found.handle}
+    (again,) = machine.life()
+    assert again == record_of_endpoint(endpoint(), BOOT)
 
 
 def test_a_record_outlives_the_agent_and_ends_with_its_device_its_boot_or_its_del(machine: Machine) -> None:

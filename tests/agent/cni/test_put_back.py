@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agent.clock import SystemClock
 from agent.cni.leak_collector import LeakCollector
-from agent.cni.put_back import PutBack
+from agent.cni.put_back import RETRY_SECONDS, PutBack
 from agent.datastore.state_cache import ENDPOINTS
 from ipam.allocation.allocator import Allocator
 from ipam.check.audit import audit, decode_snapshot
@@ -119,6 +119,32 @@ async def test_a_second_look_writes_nothing(world: Restored) -> None:
     commits = world.store.commits
     await world.look()
     assert world.store.commits == commits
+
+
+async def test_nothing_is_written_back_while_the_pods_stand_under_the_machines_older_name(
+    world: Restored,
+) -> None:
+    older: list[str] = ["node9"]
+    clock = SetClock()
+    world.put_back = PutBack(
+        world.dependencies,
+        world.cluster,
+        lambda: True,
+        clock,
+        world.server.locked,
+        predecessor=lambda: older[0] if older else None,
+    )
+    backup = world.store.backup()
+    await added(world, 1)
+    await world.restore(backup)
+    commits = world.store.commits
+    for _ in range(2):
+        await world.look()
+        assert world.store.commits == commits
+        older.clear()  # taken over just now: the watches are not in step
+    clock.at += RETRY_SECONDS
+    await world.look()
+    assert len((await world.store.list(ENDPOINTS)).values) == 1
 
 
 async def test_a_restarted_agent_knows_its_pods_by_its_records(world: Restored) -> None:

@@ -104,6 +104,57 @@ def test_without_etcd_a_del_is_quick_and_carried_out_later_and_nothing_else_wait
     assert kernels(lab) == before
 
 
+QUOTA_BYTES = 16 << 20
+
+
+def in_fabric(lab: Lab, *words: str, given: bytes = b"") -> bool:
+    """Run etcdctl where etcd is; whether it succeeded."""
+    command = lab_processes.inside(lab.plan.fabric, ["etcdctl", *words])
+    environment = {**os.environ, "ETCDCTL_API": "3"}
+    return not subprocess.run(
+        command, input=given, env=environment, capture_output=True, check=False
+    ).returncode
+
+
+def test_an_etcd_without_space_and_one_that_is_gone_are_said_within_a_second_and_it_goes_on_by_itself(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, runtime, namespace = lab.plan.nodes[0], Runtime(lab, "c"), lab.plan.pod_namespace("full")
+    make_namespace(namespace)
+    _, result = runtime.call("ADD", "full", NAMESPACES / namespace)
+    assert "ips" in result, result
+
+    def said() -> str:
+        status = lab_processes.agent_status(node)
+        return str(status["datastore"]) if status is not None else ""
+
+    lab_processes.stop_etcd(lab.plan)
+    began = time.monotonic()
+    lab_processes.wait_for("the refusal", lambda: said().startswith("connection refused since "), 10)
+    assert time.monotonic() - began < MACHINE_FACTOR / 2
+    monkeypatch.setenv("ETCD_QUOTA_BACKEND_BYTES", str(QUOTA_BYTES))
+    lab_processes.start_etcd(lab.plan)
+    lab_processes.wait_for("etcd's return", lambda: said() == "ok", 10)
+    filler = bytes(1000) * 1000
+    while in_fabric(lab, "put", "/filler", given=filler):
+        pass
+    began = time.monotonic()
+    lab_processes.wait_for("the alarm", lambda: said().startswith("etcd takes no writes: NOSPACE"), 10)
+    assert time.monotonic() - began < MACHINE_FACTOR / 2
+    _, answer = runtime.call("STATUS")
+    assert (answer["code"], "NOSPACE" in answer["msg"]) == (50, True), answer
+    assert runtime.call("DEL", "full", NAMESPACES / namespace)[1] == {}
+    assert len(releases(lab)) == 1
+    revision = lab_processes.agent_status(node)["etcd"]["revision"]  # type: ignore[index]
+    assert in_fabric(lab, "compact", "--physical", str(revision))
+    assert in_fabric(lab, "defrag")
+    assert in_fabric(lab, "alarm", "disarm")
+    lab_processes.wait_for("the release", lambda: releases(lab) == [], REPLAY_SECONDS)
+    _, result = runtime.call("ADD", "full", NAMESPACES / namespace)
+    assert "ips" in result, result
+    assert runtime.call("DEL", "full", NAMESPACES / namespace)[1] == {}
+
+
 def test_files_in_the_journal_and_a_fifo_for_a_namespace_end_no_agent_and_are_named_in_its_status(
     lab: Lab,
 ) -> None:

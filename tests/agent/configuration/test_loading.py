@@ -78,6 +78,45 @@ def test_a_wrong_setting_is_one_sentence_with_its_key(tmp_path: Path, text: str,
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("address", "172.26.0.11/32"),
+        ("address", "10.0.0.0/31"),
+        ("address", "10.0.0.1/31"),
+        ("address", "10.0.0.5/24"),
+        ("address", "none"),
+        ("address6", "fd00::5/128"),
+        ("address6", "fd00::1/127"),
+        ("address6", "fd00::ffff:ffff:ffff:ffff/64"),
+        ("address6", "none"),
+    ],
+)
+def test_a_hosts_address_has_any_length_that_a_host_may_have(key: str, text: str) -> None:
+    assert getattr(load(None, {}, {"node.name": "n", f"node.{key}": text}).node, key) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("address", "10.0.0.255/24"),
+        ("address", "10.0.0.3/30"),
+        ("address", "0.0.0.0/32"),
+        ("address", "224.0.0.1/32"),
+        ("address6", "::/128"),
+        ("address6", "ff02::1/128"),
+    ],
+)
+def test_what_can_be_no_hosts_address_is_refused(key: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"node.{key}: '{re.escape(text)}' must be a host's address"):
+        load(None, {}, {"node.name": "n", f"node.{key}": text})
+
+
+def test_a_node_has_an_address_of_some_version() -> None:
+    with pytest.raises(ConfigError, match=r"node\.address: none, as node\.address6 is"):
+        load(None, {}, {"node.name": "n", "node.address": "none", "node.address6": "none"})
+
+
 def test_files_beside_it_are_read_in_the_order_of_their_names_and_each_value_has_its_origin(
     tmp_path: Path,
 ) -> None:

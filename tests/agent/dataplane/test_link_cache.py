@@ -98,6 +98,21 @@ async def test_a_link_that_was_renamed_and_made_way_for_another_is_known_by_no_n
     assert interfaces.links == kernel.link_table
 
 
+async def test_the_name_that_a_renamed_link_has_now_is_known_by_the_one_that_it_had() -> None:
+    kernel = Counting()
+    kernel.add_link("cali1")
+    interfaces = await known(kernel)
+    assert interfaces.now_named("cali1") is None
+    kernel.rename_link("cali1", "elsewhere")
+    interfaces.invalidate("elsewhere", kernel.link_table["elsewhere"].index)
+    await interfaces.read()
+    assert interfaces.now_named("cali1") == "elsewhere"
+    kernel.delete_link("elsewhere")
+    interfaces.invalidate("elsewhere")
+    await interfaces.read()
+    assert (interfaces.now_named("cali1"), interfaces.now_named("never")) == (None, None)
+
+
 async def test_very_many_in_doubt_are_read_together() -> None:
     kernel = Counting()
     interfaces = await known(kernel)

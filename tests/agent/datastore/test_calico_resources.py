@@ -237,5 +237,65 @@ def test_a_reservation_is_shown_and_stored_in_one_form() -> None:
     )
     found = read("IPReservation", Versioned(key, raw, 7)).resource
     assert isinstance(found, IPReservation)
-    assert found.spec.reserved_cidrs == ["192.168.0.0/17", "10.0.0.1", "fd00::/64"]
+    assert found.spec.reserved_cidrs == ["192.168.0.0/17", "10.0.0.1/32", "fd00::/64"]
     assert json.loads(stored_bytes(found, None))["spec"] == {"reservedCIDRs": found.spec.reserved_cidrs}
+
+
+# -- what Calico's controllers note in a pool -------------------------------------------------------------------------
+
+
+def a_pool(**noted: Any) -> Versioned:
+    """A stored pool, with fields of its metadata and with its status."""
+    raw = json.loads(RESOURCES[0].value)
+    raw["metadata"] |= noted.pop("metadata", {})
+    return Versioned(RESOURCES[0].key, json.dumps({**raw, **noted}).encode(), 7)
+
+
+def allocatable(value: object, **more: str) -> dict[str, Any]:
+    return {
+        "conditions": [{"type": "Other", "status": "False"}, {"type": "Allocatable", "status": value, **more}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("noted", "withdrawn"),
+    [
+        ({}, ""),
+        ({"metadata": {"deletionTimestamp": None}}, ""),
+        (
+            {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}},
+            "is being deleted (deletionTimestamp 2026-",
+        ),
+        ({"status": None}, ""),
+        ({"status": {}}, ""),
+        ({"status": {"conditions": None}}, ""),
+        ({"status": allocatable("True", reason="OK")}, ""),
+        ({"status": allocatable("Unknown")}, ""),
+        ({"status": allocatable("False", reason="CIDROverlap")}, "is not allocatable (CIDROverlap)"),
+        ({"status": allocatable("False")}, "is not allocatable (no reason given)"),
+    ],
+)
+def test_a_pool_that_is_being_deleted_or_not_allocatable_gives_nothing_new_and_keeps_its_routes(
+    noted: dict[str, Any], withdrawn: str
+) -> None:
+    found = pool_record(a_pool(**noted))
+    assert found.withdrawn.startswith(withdrawn)
+    assert (found.refusal is None) is (withdrawn == "")
+    assert found.pool == pool_record(a_pool()).pool
+
+
+@pytest.mark.parametrize(
+    "status", ["x", [], 5, {"conditions": {}}, {"conditions": "x"}, {"conditions": [None]}]
+)
+def test_a_status_that_cannot_be_read_makes_the_pool_unreadable(status: object) -> None:
+    with pytest.raises(Unreadable, match=r"status|conditions"):
+        pool_record(a_pool(status=status))
+
+
+def test_a_namespace_selector_is_read_and_one_that_is_none_is_refused() -> None:
+    raw = json.loads(RESOURCES[0].value)
+    raw["spec"]["namespaceSelector"] = "env == 'prod'"
+    assert pool_record(Versioned(RESOURCES[0].key, json.dumps(raw).encode(), 7)).pool.namespace_selector
+    raw["spec"]["namespaceSelector"] = "env ="
+    with pytest.raises(Unreadable, match=r"spec\.namespaceSelector: unexpected '='"):
+        pool_record(Versioned(RESOURCES[0].key, json.dumps(raw).encode(), 7))

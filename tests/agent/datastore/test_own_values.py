@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Network
 
 import pytest
@@ -17,12 +20,29 @@ from tests.scenes.datastore.damages import AFFINITY, IPAM, ME, Good, damages
 ANOTHER = resource_key("ipreservations", "another")
 
 
+class Heard(OwnValues):
+    """Wakes whoever waits for what it has read."""
+
+    def __init__(self, store: FakeStore, state: StateCache) -> None:
+        super().__init__(store, state, lambda: True)
+        self.has_read = asyncio.Event()
+
+    async def look(self) -> int:
+        found = await super().look()
+        self.has_read.set()
+        return found
+
+    def _read_changed(self) -> None:
+        super()._read_changed()
+        self.has_read.set()
+
+
 class World:
     """A node with one block, two allocations in it, and rules."""
 
     def __init__(self) -> None:
         self.store, self.state = FakeStore(), StateCache(ME)
-        self.values = OwnValues(self.store, self.state, lambda: True)
+        self.values = Heard(self.store, self.state)
 
     async def filled(self) -> World:
         for good in IPAM:
@@ -38,6 +58,55 @@ class World:
     async def put(self, key: str, value: bytes) -> None:
         await self.store.commit((), (Put(key, value),))
 
+    async def says(self, *keys: str, seconds: float = 5.0) -> None:
+        """Until these are named, and no others; within a second, which tests/chaos/junk_fields.py demands."""
+        async with asyncio.timeout(seconds):
+            while sorted(self.named()) != sorted(keys):
+                await self.values.has_read.wait()
+                self.values.has_read.clear()
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[World]:
+    task = asyncio.create_task(world.values.run())
+    try:
+        yield world
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("good", IPAM, ids=lambda good: good.kind)
+async def test_a_damage_is_named_and_its_end_seen_while_the_agent_runs(good: Good) -> None:
+    async with running(await World().filled()) as world:
+        for value in (b"{", b"[]"):
+            await world.put(good.key, value)
+            await world.says(good.key)
+            await world.put(good.key, good.value)
+            await world.says()
+
+
+async def test_what_becomes_ones_own_is_watched_too() -> None:
+    world = World()
+    async with running(world):
+        await world.filled()
+        block, handle = (good.key for good in IPAM[:2])
+        await asyncio.sleep(0)
+        await world.put(handle, b"{")
+        await world.says(handle, seconds=8)
+        await world.put(block, b"{")
+        await world.says(block, handle)
+
+
+async def test_a_watch_that_ends_is_made_again() -> None:
+    async with running(await World().filled()) as world:
+        await asyncio.sleep(0)
+        world.store.break_watches()
+        await asyncio.sleep(0)
+        world.store.watches_break = False
+        await world.put(IPAM_CONFIG, b"{")
+        await world.says(IPAM_CONFIG, seconds=8)
+
 
 @pytest.mark.parametrize("good", IPAM, ids=lambda good: good.kind)
 async def test_whatever_is_wrong_with_a_value_it_is_named_until_it_is_mended(good: Good) -> None:
@@ -52,7 +121,7 @@ async def test_whatever_is_wrong_with_a_value_it_is_named_until_it_is_mended(goo
         assert set(world.named()) <= {good.key}, damage.name
     assert tried > 40
     await world.put(good.key, good.value)
-    await world.values.look_again()
+    await world.values.look()
     assert world.named() == []
 
 
@@ -64,7 +133,7 @@ async def test_the_handles_of_a_block_that_cannot_be_read_any_more_are_looked_at
     await world.values.look()
     assert world.named() == [block, handle]
     await world.store.commit((), (Delete(handle), Delete(block)))
-    await world.values.look_again()
+    await world.values.look()
     assert world.named() == []
 
 

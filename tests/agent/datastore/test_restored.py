@@ -20,7 +20,7 @@ from agent.datastore.resources.resource_types import (
     WorkloadEndpointSpec,
     encode,
 )
-from agent.datastore.state_cache import AFFINITIES, POOLS, StateCache
+from agent.datastore.state_cache import AFFINITIES, NODES, POOLS, StateCache
 from agent.datastore.storage_layout import key_of
 from agent.datastore.syncer import Syncer
 from ipam.etcd.store import Delete, Put, Versioned
@@ -203,6 +203,24 @@ def test_a_pool_that_an_older_datastore_lacks_is_told_and_gives_no_address(tmp_p
     assert ([one.pool.name for one in state.usable_pools], len(state.pools)) == (["pool"], 2)
     (trouble,) = syncer.troubles()
     assert "pool others was in the datastore and is not" in str(trouble)
+
+
+def test_nodes_and_claims_that_an_older_datastore_lacks_are_told_while_they_stay(tmp_path: Path) -> None:
+    followed = Followed(tmp_path, LONG)
+    state, syncer = followed.state, followed.syncer
+    syncer._waiting.clear()
+    asyncio.run(followed.put(POOL, NODE2))
+    values = {value.key: value for value in followed.store.backup()[0].values()}
+    for prefix in (POOLS, NODES):
+        state.replace(prefix, {key: value for key, value in values.items() if key.startswith(prefix)})
+    assert list(syncer.troubles()) == []
+    state.replace(NODES, {}, keep=True)
+    (trouble,) = syncer.troubles()
+    assert str(trouble).startswith(
+        f"{key_of(NODE2)}: 1 keys, of which this is the first, were in the datastore"
+    )
+    state.drop({key_of(NODE2)})
+    assert list(syncer.troubles()) == []
 
 
 def test_the_endpoint_of_another_container_is_no_fact_where_a_living_pod_has_name_or_address(

@@ -16,9 +16,11 @@ from agent.datastore.state_cache import _DECODERS, ENDPOINTS, StateCache, endpoi
 from agent.datastore.syncer import WHOLE, Syncer
 from agent.lab.lifecycle import SEED_POOL
 from agent.trouble import TroubleKind
+from ipam import block as blocks
+from ipam.codec import encode_block
 from ipam.etcd.store import Delete, Put, Versioned
-from ipam.keys import BLOCKS, affinity_key, resource_key
-from ipam.model import NodeName
+from ipam.keys import BLOCKS, HANDLES, affinity_key, block_key, handle_key, resource_key
+from ipam.model import Attributes, HandleId, NodeName
 from tests.fakes.store import FakeStore
 
 ME, OTHER = NodeName("node-1"), NodeName("node-2")
@@ -62,8 +64,8 @@ def filled() -> StateCache:
 
 
 def test_what_is_decoded_is_watched_and_what_is_watched_is_decoded() -> None:
-    """Endpoints are watched by namespace (decision 5), blocks where addresses may be borrowed."""
-    assert _DECODERS.keys() == {*WHOLE, ENDPOINTS, BLOCKS}
+    """Endpoints are watched by namespace (decision 5), blocks where addresses may be borrowed, the tunnels' handles."""
+    assert _DECODERS.keys() == {*WHOLE, ENDPOINTS, BLOCKS, HANDLES}
 
 
 def test_a_pool_that_cannot_be_read_is_what_it_was_and_says_that_nothing_is_taken_from_it() -> None:
@@ -318,7 +320,7 @@ async def test_while_the_datastore_is_away_every_fact_stays(followed: Followed) 
     followed.store.away = followed.store.watches_break = False
     await followed.put(resource_key("nodes", "node-2"), node("node-2", "10.0.0.2/24"))
     await followed.until(lambda: OTHER in followed.state.nodes)
-    assert followed.syncer.trouble is None
+    await followed.until(lambda: followed.syncer.trouble is None)
 
 
 async def test_own_endpoints_are_followed_in_each_namespace_that_has_some(followed: Followed) -> None:
@@ -354,3 +356,56 @@ async def test_a_syncer_that_a_mistake_ended_runs_again_and_has_lost_nothing() -
     await made.until(lambda: str(made.state.nodes[OTHER].ipv4) == "10.0.0.3/24")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+# -- tunnels and blocks ------------------------------------------------------------------------------------------------
+
+
+def test_of_the_handles_only_this_nodes_tunnels_are_known() -> None:
+    state = StateCache(ME)
+    mine, other = (handle_key(HandleId(f"vxlan-tunnel-addr-{node}")) for node in (ME, f"{ME}1"))
+    for key in (mine, other, handle_key(HandleId("k8s-pod-network.x"))):
+        state.apply(key, Versioned(key, b'{"block":{}}', 7))
+    assert state.tunnel_handles == {mine: 7}
+    state.apply(mine, None)
+    assert state.tunnel_handles == {}
+
+
+def test_a_change_of_a_block_in_which_nothing_is_borrowed_differently_is_no_change() -> None:
+    state = StateCache(ME)
+    key = block_key(BLOCK)
+    block, _ = blocks.assign(blocks.new_block(BLOCK, OTHER, "2026-01-01T00:00:00Z", 5), 1, borrowed_by(ME))
+    assert state.apply(key, Versioned(key, encode_block(block), 1))
+    before = state.borrowed
+    more, _ = blocks.assign(block, 1, borrowed_by(OTHER))
+    assert not state.apply(key, Versioned(key, encode_block(more), 2))
+    assert state.borrowed is before
+    assert [*before.values()] == [ME]
+
+
+def borrowed_by(node: NodeName) -> Attributes:
+    return Attributes(HandleId(f"of-{node}"), (("node", node),))
+
+
+async def test_the_contents_of_blocks_are_watched_from_the_moment_they_are_asked_for() -> None:
+    store = FakeStore()
+    state = StateCache(ME)
+    told = asyncio.Event()
+    syncer = Syncer(store, state, told.set)
+    running = asyncio.create_task(syncer.run())
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not syncer.in_sync:
+            await told.wait()
+            told.clear()
+        block, _ = blocks.assign(
+            blocks.new_block(BLOCK, OTHER, "2026-01-01T00:00:00Z", 5), 1, borrowed_by(ME)
+        )
+        await store.commit((), (Put(block_key(BLOCK), encode_block(block)),))
+        syncer.follow_blocks()
+        syncer.follow_blocks()
+        assert syncer.in_sync, "what was known stays known"
+        while not state.borrowed:
+            await told.wait()
+            told.clear()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

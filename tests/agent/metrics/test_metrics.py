@@ -15,6 +15,7 @@ from agent.dataplane.report import Report
 from agent.metrics.exposition import Exposition
 from agent.metrics.pool_gauges import PoolReadings
 from agent.metrics.series import CATALOGUE, EtcdReadings, MetricType, Readings, series
+from agent.trouble import TroubleKind
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
 from tests import ROOT
@@ -61,7 +62,7 @@ READINGS = Readings(
     own_blocks=1,
     pools=(PoolReadings("default", size=256, most_blocks=4, blocks=3, own_blocks=1, in_use=5),),
     nodes=3,
-    troubles=0,
+    troubles={"route": 2},
     peers=(PEER,),
     kernel=KERNEL,
     etcd=EtcdReadings(revision=77, certificates={"/c.pem": NOW}, rotations=1, watch_restarts=2, went_back=0),
@@ -69,6 +70,7 @@ READINGS = Readings(
     part_failures={"node": 2},
     log_lines_lost=3,
     filter_drops={"bgp": 4},
+    not_enforced={"NetworkPolicy": 6},
 )
 
 
@@ -97,6 +99,7 @@ def test_prometheus_reads_what_the_agent_knows() -> None:
     peer = ("peer", "10.0.0.2")
     assert samples["tortie_bgp_peer_up", (peer,)] == 1
     assert samples["tortie_filter_dropped_packets_total", (("reason", "bgp"),)] == 4
+    assert samples["tortie_not_enforced", (("what", "NetworkPolicy"),)] == 6
     assert samples["tortie_bgp_peer_state", (peer, ("state", "Established"))] == 1
     assert samples["tortie_bgp_peer_state", (peer, ("state", "Idle"))] == 0
     assert samples["tortie_bgp_peer_prefixes_received", (peer,)] == 7
@@ -108,6 +111,9 @@ def test_prometheus_reads_what_the_agent_knows() -> None:
     assert samples["tortie_kernel_objects", (("kind", "route"),)] == 4
     assert samples["tortie_kernel_drift_repaired_total", (("kind", "route"),)] == 1
     assert samples["tortie_kernel_refused", ()] == 1
+    assert samples["tortie_troubles", (("kind", "route"),)] == 2
+    others = {("kind", kind.value) for kind in TroubleKind if kind is not TroubleKind.ROUTE}
+    assert [samples["tortie_troubles", (one,)] for one in others] == [0] * len(others)
     assert samples["tortie_part_failures_total", (("part", "node"),)] == 2
     assert samples["tortie_start_time_seconds", ()] == NOW.timestamp()
     assert samples["tortie_build_info", (("version", "0.1.0"),)] == 1
@@ -149,3 +155,11 @@ def test_alerts_and_the_dashboard_name_only_what_exists(name: str) -> None:
             known = re.sub(r"_(bucket|count|sum)$", "", found)
             assert found in CATALOGUE or known in CATALOGUE, expression
     assert len(expressions) > 10
+
+
+def test_every_kind_of_trouble_has_an_alert_which_names_the_kind() -> None:
+    (group,) = yaml.safe_load((ROOT / "monitoring" / "alerts.yml").read_text())["groups"]
+    (rule,) = [rule for rule in group["rules"] if rule["alert"] == "TortieTrouble"]
+    assert rule["expr"] == "tortie_troubles > 0"  # a series of each kind, whatever kinds there will be
+    assert CATALOGUE["tortie_troubles"].labels == ("kind",)
+    assert "{{ $labels.kind }}" in rule["annotations"]["summary"]

@@ -27,7 +27,7 @@ from agent.metrics.web import MOST_CONNECTIONS, Pages, verdict
 PATIENCE_SECONDS = 20
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 ONCE = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-ALIVE: Pages = {"/livez": lambda: verdict(None)}
+ALIVE: Pages = {"/livez": lambda: verdict(())}
 LARGE = b"x" * (2 << 20)
 """More than any socket's buffers hold."""
 TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(189))
@@ -133,7 +133,7 @@ async def test_the_pages_answer_over_the_socket(tmp_path: Path) -> None:
         def text(self) -> bytes:
             return b"tortie_pods 2.0\n"
 
-    shown = pages(Text(), lambda: reasons[0] if reasons else None)  # type: ignore[arg-type]
+    shown = pages(Text(), lambda: reasons)  # type: ignore[arg-type]
     async with served(tmp_path / "metrics.sock", shown) as path:
         assert path.stat().st_mode & 0o777 == 0o660
         answer = await answer_to(path, ONCE.replace(b"/livez", b"/metrics"))
@@ -143,7 +143,9 @@ async def test_the_pages_answer_over_the_socket(tmp_path: Path) -> None:
         assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"ok": False, "reasons": reasons}
         reasons.clear()
-        assert status_of(await answer_to(path, b"GET /readyz HTTP/1.0\r\n\r\n")) == 200
+        answer = await answer_to(path, b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert status_of(answer) == 200
+        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"ok": True, "reasons": []}
         answer = await answer_to(path, b"HEAD /livez HTTP/1.0\r\n\r\n")
         assert (status_of(answer), answer[-4:]) == (200, b"\r\n\r\n")
         assert b"/metrics, /livez, /readyz" in await answer_to(path, b"GET /nothing HTTP/1.0\r\n\r\n")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 
 import pytest
 
 from agent.configuration.autodetection_method import AutodetectionMethod, MethodKind, parse_method
 from agent.configuration.config import NodeSettings
-from agent.netlink.objects import Link
-from agent.node.address_candidates import evaluate, restrict
+from agent.netlink.objects import AddressFlag, Link
+from agent.node.address_candidates import evaluate, of_source, recorded_candidate, restrict
 from agent.node.autodetection import Autodetection, NoAddress, resolved
 from ipam.model import Pool
 from tests.fakes.kernel import FakeKernel
@@ -17,7 +18,12 @@ from tests.fakes.kernel import FakeKernel
 
 def link(index: int, name: str, *texts: str, up: bool = True) -> Link:
     pairs = [text.split("/") for text in texts]
-    return Link(index, name, None, 1500, up, addresses=tuple((ip_address(a), int(b)) for a, b in pairs))
+    addresses = tuple((ip_address(a), int(b)) for a, b in pairs)
+    return Link(index, name, None, 1500, up, addresses=addresses)
+
+
+def flagged(one: Link, flags: dict[str, AddressFlag]) -> Link:
+    return replace(one, flagged=tuple((ip_address(text), flag) for text, flag in flags.items()))
 
 
 MACHINE = {
@@ -42,6 +48,12 @@ PODS = Pool("pods", ip_network("192.168.0.0/16"), 26)
         ("first-found", ["10.0.0.5", "192.0.2.7"]),
         ("interface=eth1", ["192.0.2.7"]),
         ("interface=eth.*", ["10.0.0.5", "192.0.2.7"]),
+        ("interface=eth", ["10.0.0.5", "192.0.2.7"]),
+        ("interface=ens,eth1", ["192.0.2.7"]),
+        ("interface=et*", ["10.0.0.5", "192.0.2.7", "172.17.0.1"]),
+        ("interface=^th", []),
+        ("interface=^eth0$", ["10.0.0.5"]),
+        ("skip-interface=h0", ["192.0.2.7"]),
         ("interface=docker0", ["172.17.0.1"]),
         ("skip-interface=eth0,lo", ["192.0.2.7"]),
         ("cidr=192.0.2.0/24", ["192.0.2.7"]),
@@ -74,6 +86,66 @@ def test_what_is_not_taken_says_why() -> None:
 def test_link_local_addresses_of_ipv6_are_no_nodes() -> None:
     found = evaluate(MACHINE, 6, parse_method("first-found"))
     assert [str(one.address) for one in found if one.reject_reason is None] == ["fd00::5/64"]
+
+
+def test_what_the_kernel_says_is_not_to_be_relied_on_never_becomes_the_nodes() -> None:
+    one = link(2, "eth0", "fd26::1/64", "fd26::2/64", "fd26::3/64", "fd26::99/128", "fd26::b/64")
+    flags = {
+        "fd26::1": AddressFlag.TEMPORARY,
+        "fd26::2": AddressFlag.DEPRECATED | AddressFlag.TEMPORARY,
+        "fd26::3": AddressFlag.DUPLICATE,
+    }
+    found = evaluate({"eth0": flagged(one, flags)}, 6, parse_method("first-found"))
+    assert [(str(each.address), each.reject_reason) for each in found] == [
+        ("fd26::1/64", "is temporary (RFC 8981)"),
+        ("fd26::2/64", "is temporary (RFC 8981)"),
+        ("fd26::3/64", "is another machine's, too (duplicate address detection)"),
+        ("fd26::b/64", None),
+        ("fd26::99/128", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "taken"),
+    [
+        ("fd26::b", ["fd26::b/64"]),
+        ("fd26::99", ["fd26::b/64"]),
+        ("fd26::abcd", ["fd26::b/64"]),
+        ("fd27::1", ["fd27::1/128"]),
+    ],
+)
+def test_the_source_of_a_route_is_not_a_vip_nor_temporary_where_there_is_something_better(
+    source: str, taken: list[str]
+) -> None:
+    eth0 = link(2, "eth0", "fd26::99/128", "fd26::abcd/64", "fd26::b/64")
+    links = {
+        "eth0": flagged(eth0, {"fd26::abcd": AddressFlag.TEMPORARY}),
+        "eth1": link(3, "eth1", "fd27::1/128"),
+    }
+    found = of_source(evaluate(links, 6, parse_method("route")), ip_address(source))
+    assert [str(one.address) for one in found] == taken
+
+
+@pytest.mark.parametrize(
+    ("text", "recorded", "kept"),
+    [
+        ("route", "10.0.0.5/24", "10.0.0.5/24"),
+        ("route", "10.0.0.5/20", "10.0.0.5/24"),
+        ("route", "198.51.100.9/24", "198.51.100.9/24"),
+        ("route", "192.168.9.9/24", "192.168.9.9/24"),
+        ("route", "192.168.1.0/32", None),
+        ("route", "10.0.0.6/24", None),
+        ("interface=eth1", "10.0.0.5/24", None),
+        ("cidr=10.0.0.0/8", "10.0.0.5/24", "10.0.0.5/24"),
+        ("cidr=192.0.2.0/24", "10.0.0.5/24", None),
+        ("first-found", "172.17.0.1/16", None),
+    ],
+)
+def test_a_recorded_address_stays_while_an_interface_bears_it_and_the_methods_words_let_it(
+    text: str, recorded: str, kept: str | None
+) -> None:
+    found = recorded_candidate(MACHINE, IPv4Interface(recorded), parse_method(text))
+    assert (str(found.address) if found is not None else None) == kept
 
 
 def test_a_route_leaves_its_source_alone() -> None:
@@ -177,3 +249,30 @@ def test_ipv6_is_wanted_with_a_pool_of_it_or_when_given(machine: FakeKernel) -> 
 async def test_names_and_addresses_are_resolved_in_the_wanted_version() -> None:
     assert await resolved(["127.0.0.1", "::1", "nowhere.invalid"], 4) == [ip_address("127.0.0.1")]
     assert await resolved(["::1", "127.0.0.1"], 6) == [ip_address("::1")]
+
+
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        ("route", "recorded before, and eth1 bears it"),
+        ("interface=eth", "recorded before, and eth1 bears it"),
+        ("can-reach=192.0.2.1", "route to 192.0.2.1 by eth1"),
+        ("can-reach=203.0.113.1", "recorded before, and eth1 bears it"),
+    ],
+)
+async def test_an_address_that_the_node_has_goes_before_every_other(
+    machine: FakeKernel, method: str, how: str
+) -> None:
+    found = await finder(machine, method=method).detect(4, IPv4Interface("192.0.2.7/24"))
+    assert (str(found.address), found.how) == ("192.0.2.7/24", how)
+
+
+@pytest.mark.parametrize("method", ["can-reach=10.0.0.1", "interface=eth0", "cidr=10.0.0.0/8"])
+async def test_an_address_that_the_settings_exclude_does_not_stay(machine: FakeKernel, method: str) -> None:
+    found = await finder(machine, method=method).detect(4, IPv4Interface("192.0.2.7/24"))
+    assert str(found.address) == "10.0.0.5/24"
+
+
+def test_an_address_that_is_none_is_not_wanted(machine: FakeKernel) -> None:
+    alone = finder(machine, address="none")
+    assert (alone.is_wanted(4), alone.is_wanted(6)) == (False, True)

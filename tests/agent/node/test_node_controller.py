@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,16 +12,17 @@ import pytest
 from agent.configuration.config import NodeSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.protocol import PathToHost
+from agent.datastore.datastore_lock import LOCK_KEY, LockableStore, with_ready
 from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec, encode
 from agent.datastore.set_aside import SetAside
-from agent.datastore.state_cache import NODES, StateCache
+from agent.datastore.state_cache import NODES, POOLS, StateCache
 from agent.netlink.kernel_errors import Incomplete, KernelError
 from agent.netlink.objects import Address, Link
 from agent.node.node_controller import RESYNC_SECONDS, NodeController
 from agent.node.node_resource import NodeResource
 from ipam.allocation.allocator import Allocator
-from ipam.etcd.store import Versioned
-from ipam.keys import resource_key
+from ipam.etcd.store import Put, Versioned
+from ipam.keys import HANDLES, resource_key
 from ipam.model import NodeName
 from tests.fakes.clock import SetClock
 from tests.fakes.kernel import FakeKernel
@@ -154,5 +156,52 @@ async def test_a_step_that_a_mistake_ended_is_taken_again_though_nothing_changed
     with pytest.raises(ValueError, match="foreign"):
         await world.controller.step()
     world.kernel.error = None
+    await world.controller.step()
+    assert world.registered
+
+
+async def test_a_tunnel_address_that_somebody_released_is_put_right_with_the_next_step() -> None:
+    """Before, only the look of every RESYNC_SECONDS found it, and a pod could have the address by then."""
+    world = World()
+    pool = {"cidr": "10.5.0.0/24", "vxlanMode": "Always", "blockSize": 26}
+    document = {
+        "kind": "IPPool",
+        "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": "p"},
+        "spec": pool,
+    }
+    key = resource_key("ippools", "p")
+    await world.store.commit((), (Put(key, json.dumps(document).encode()),))
+
+    async def look() -> None:
+        for prefix in (POOLS, NODES, HANDLES):
+            world.state.replace(prefix, (await world.store.list(prefix)).values)
+        await world.controller.step()
+
+    for _ in range(4):
+        await look()
+    assert world.resource.trouble is None
+    (handle,) = [key for key in world.store.copy() if key.startswith(HANDLES)]
+    settled = world.store.copy()
+    await look()
+    assert world.store.copy() == settled
+    released = await Allocator(world.store, world.clock.wall, list).release_node(ME)
+    assert len(released.addresses) == 1
+    assert handle not in world.store.copy()
+    await look()
+    assert handle in world.store.copy()
+    assert json.loads(world.store.copy()[resource_key("nodes", ME)]) == json.loads(
+        settled[resource_key("nodes", ME)]
+    )
+
+
+async def test_a_lock_that_comes_between_is_no_trouble_of_the_nodes_and_the_next_step_goes_on() -> None:
+    world = World()
+    world.resource._store = LockableStore(world.store)
+    await world.store.commit((), (Put(LOCK_KEY, with_ready(None, "now", ready=False)),))
+    await world.controller.step()
+    assert (world.registered, world.resource.trouble) == (False, None)
+    stored = await world.store.get(LOCK_KEY)
+    await world.store.commit((), (Put(LOCK_KEY, with_ready(stored, "now", ready=True)),))
     await world.controller.step()
     assert world.registered

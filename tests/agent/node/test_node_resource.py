@@ -9,78 +9,19 @@ from typing import Any
 
 import pytest
 
-from agent.clock import SystemClock
-from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import vtep_mac
-from agent.dataplane.kernel.calico_names import VXLAN_DEVICE
-from agent.datastore.resources.documents import read
-from agent.datastore.resources.resource_types import LARGEST_TTL_ANNOTATION, encode
-from agent.datastore.set_aside import SetAside
-from agent.datastore.state_cache import NODES, POOLS, StateCache
-from agent.lab.lab_plan import Mode, with_mode
-from agent.lab.lifecycle import SEED_POOL
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
+from agent.datastore.resources.resource_types import LARGEST_TTL_ANNOTATION
+from agent.datastore.state_cache import NODES
+from agent.lab.lab_plan import Mode
 from agent.netlink.objects import Tunnel, TunnelKind
 from agent.node.node_controller import node_inputs
-from agent.node.node_resource import NodeResource
-from ipam.allocation.allocator import Allocator
+from agent.node.own_addresses import CHANGE_SECONDS
 from ipam.etcd.store import Delete, Put
 from ipam.failures import Unreadable
 from ipam.keys import block_key, resource_key
-from ipam.model import AddressRequest, HandleId, NodeName
-from tests.fakes.kernel import FakeKernel
-from tests.fakes.store import FakeStore
-
-ME = NodeName("node1")
-KEY = resource_key("nodes", ME)
-
-
-class World:
-    """A node resource over fakes; `look` brings the cached state up to the store."""
-
-    def __init__(
-        self,
-        address: str = "172.26.0.11/20",
-        endpoints: tuple[str, ...] = ("http://127.0.0.1:2379",),
-        aside: Path = Path("/nonexistent"),
-        store: FakeStore | None = None,
-    ) -> None:
-        self.store = store or FakeStore()
-        self.state = StateCache(ME)
-        self.kernel = FakeKernel()
-        self.allocator = Allocator(self.store, SystemClock().wall, lambda: self.state.pools)
-        self._settings, self._endpoints = NodeSettings(address=address, labels={"rack": "r1"}), endpoints
-        self._aside = aside
-        self.restart()
-
-    def restart(self, **more: Any) -> None:
-        """A new agent on the same machine."""
-        self.resource = NodeResource(
-            self.store,
-            self.state,
-            self.allocator,
-            self.kernel,
-            self._settings,
-            self._endpoints,
-            SystemClock(),
-            SetAside(self._aside),
-            **more,
-        )
-
-    async def look(self) -> None:
-        for prefix in (POOLS, NODES):
-            self.state.replace(prefix, (await self.store.list(prefix)).values)
-
-    async def pool(self, mode: Mode) -> None:
-        text = json.dumps(with_mode(json.loads(SEED_POOL.read_text()), mode, ipip=True))
-        resource = read(text, "pool")[0].resource
-        await self.store.commit((), (Put(resource_key("ippools", resource.metadata.name), encode(resource)),))
-
-    async def passed(self) -> dict[str, Any]:
-        for _ in range(2):
-            await self.look()
-            await self.resource.reconcile()
-        await self.look()
-        return json.loads(self.store.copy()[KEY])  # type: ignore[no-any-return]
+from ipam.model import AddressRequest, HandleId
+from tests.scenes.datastore.own_node import KEY, ME, World
 
 
 async def test_a_node_registers_with_its_address_and_labels() -> None:
@@ -136,6 +77,23 @@ async def test_a_tunnel_address_is_an_allocation_and_goes_when_no_pool_wants_it(
     assert await world.allocator.assigned(HandleId(handle)) == ()
 
 
+async def test_a_tunnel_address_stays_while_the_tunnel_that_a_pool_asks_for_instead_is_not_there() -> None:
+    """A pool of VXLAN becomes one of IPIP, and the kernel cannot make tunl0: packets still go by vxlan.calico."""
+    world = World()
+    await world.pool(Mode.VXLAN)
+    address = (await world.passed())["spec"]["ipv4VXLANTunnelAddr"]
+    world.kernel.tunnel_table[VXLAN_DEVICE] = Tunnel(
+        VXLAN_DEVICE, TunnelKind.VXLAN, 1450, ip_address(address)
+    )
+    await world.pool(Mode.IPIP)
+    spec = (await world.passed())["spec"]
+    assert spec["ipv4VXLANTunnelAddr"] == address
+    world.kernel.tunnel_table[TUNL0] = Tunnel(
+        TUNL0, TunnelKind.IPIP, 1480, ip_address(spec["bgp"]["ipv4IPIPTunnelAddr"])
+    )
+    assert "ipv4VXLANTunnelAddr" not in (await world.passed())["spec"]
+
+
 async def test_a_vxlan_node_publishes_the_address_of_its_vtep() -> None:
     world = World()
     await world.pool(Mode.VXLAN)
@@ -171,6 +129,8 @@ async def test_a_node_that_lost_its_address_gives_it_back_so_that_two_can_swap()
     await world.store.commit((), (Put(resource_key("nodes", "node9"), json.dumps(other).encode()),))
     world.kernel.delete_link("eth0")
     world.kernel.add_link("eth0", "172.26.0.12/20")
+    await world.passed()
+    world.clock.at += CHANGE_SECONDS
     stored = await world.passed()
     assert world.resource.trouble is not None
     assert "node9" in world.resource.trouble
@@ -194,6 +154,9 @@ async def test_a_changed_address_is_followed() -> None:
     world.kernel.delete_link("eth0")
     world.kernel.add_link("eth0", "172.26.0.13/20")
     assert node_inputs(world.state, world.kernel.link_table) != before
+    assert (await world.passed())["spec"]["bgp"] == {"ipv4Address": "172.26.0.11/20"}
+    assert world.resource.is_changing
+    world.clock.at += CHANGE_SECONDS
     assert (await world.passed())["spec"]["bgp"] == {"ipv4Address": "172.26.0.13/20"}
 
 

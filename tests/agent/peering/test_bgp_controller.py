@@ -192,7 +192,7 @@ async def test_undraining_before_it_has_left_keeps_the_sessions(tmp_path: Path) 
         two.bgp.undrain()
         two.reconcile()
         await world.until(
-            lambda: (found := best_attributes(one, two)) is not None and found.local_pref == 100
+            lambda: (found := best_attributes(one, two)) is not None and found.local_pref == 2147482623
         )
         assert two.sessions() == before
 

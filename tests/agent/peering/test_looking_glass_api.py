@@ -117,11 +117,11 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
             two.address,
         )
         (out,) = rows(one, which="advertised", peer="n2")
-        assert (out["prefix"], out["reason"], out["local_pref"]) == ("10.0.1.0/26", "own block", 100)
+        assert (out["prefix"], out["reason"], out["local_pref"]) == ("10.0.1.0/26", "own block", 2147482623)
         text = paths_table(rows(one), heads=True).splitlines()
         assert text[0].split() == ["PREFIX", "NEXT", "HOP", "PEER", "LOCALPREF", "AS", "PATH", "REASON"]
         assert text[2].split() == [
-            *("*", "10.0.2.0/26", two.address, "n2", "100", "-"),
+            *("*", "10.0.2.0/26", two.address, "n2", "2147482623", "-"),
             *("the", "only", "path;", "65000:7"),
         ]
         pages = [[row] for row in rows(one)]

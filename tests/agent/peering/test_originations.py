@@ -8,9 +8,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_n
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.netlink.objects import Link, RouteKey
 from agent.peering.originations import BLOCK as OWN
+from agent.peering.originations import OTHER as NO_BLOCK
 from agent.peering.originations import borrowed_addresses, originations, policy_interfaces, with_local_address
 from agent.peering.peer_policies import PolicyInterface
-from bgp.policy.origination import PLAIN
+from bgp.policy.policy import LARGEST_LOCAL_PREF
 from ipam.model import NodeName, Pool
 
 ME, OTHER = NodeName("a"), NodeName("b")
@@ -33,8 +34,15 @@ def facts(**more: object) -> Facts:
 def test_own_blocks_and_borrowed_addresses_are_originated_and_own_addresses_are_not() -> None:
     assert originations(facts(), {RouteKey(BLOCK)}, borrowed_addresses(facts())) == {
         BLOCK: OWN,
-        IPv4Network("192.168.9.5/32"): PLAIN,
+        IPv4Network("192.168.9.5/32"): NO_BLOCK,
     }
+
+
+def test_what_is_originated_has_the_local_pref_of_calicos_normal_priority() -> None:
+    """So a Calico of 3.32 or later gives it metric 1024, and `setPriority` is worse above that and better below."""
+    assert {OWN.local_pref, NO_BLOCK.local_pref} == {2147482623}
+    normal = OWN.local_pref or 0
+    assert LARGEST_LOCAL_PREF - 512 > normal > LARGEST_LOCAL_PREF - 2000
 
 
 def test_a_block_is_exported_only_after_its_blackhole_is_in_the_kernel() -> None:
@@ -48,7 +56,7 @@ def test_a_block_of_one_address_needs_no_blackhole() -> None:
 
 def test_local_prefixes_are_originated_beside_the_rest() -> None:
     docker = IPv4Network("172.17.1.0/24")
-    assert originations(facts(endpoints=()), {RouteKey(BLOCK)}, (docker,)) == {BLOCK: OWN, docker: PLAIN}
+    assert originations(facts(endpoints=()), {RouteKey(BLOCK)}, (docker,)) == {BLOCK: OWN, docker: NO_BLOCK}
 
 
 def test_a_local_prefix_is_exported_only_while_an_interface_that_is_up_bears_it() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from agent.peering.peers import desired_peers
-from agent.peering.session_troubles import session_troubles
+from agent.peering.session_troubles import refused_keys, session_troubles
 from agent.trouble import TroubleKind
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
@@ -39,6 +39,20 @@ def test_a_limit_that_is_near_is_said_with_its_setting() -> None:
 def test_an_exceeded_limit_is_said_instead_until_the_peer_is_back() -> None:
     (said,) = texts(replace(STATUS, exceeded="more than 10000 prefixes", near_limit="no longer"))
     assert "its limit was exceeded: more than 10000 prefixes; its routes are gone" in said
+
+
+def test_refused_passwords_are_one_trouble_that_names_the_memory_they_need() -> None:
+    assert list(refused_keys({}, 4096)) == []
+    peers = {IPv4Address(0x0A000001 + number): "Cannot allocate memory" for number in range(12)}
+    (said,) = refused_keys(peers, 4096)
+    assert said.kind is TroubleKind.PEERING
+    assert said.evidence == (
+        "the kernel took no MD5 key for 10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4, 10.0.0.5 and 7 more: "
+        "Cannot allocate memory"
+    )
+    assert said.cure.endswith("sysctl -w net.core.optmem_max=4096")
+    (said,) = refused_keys({PEER: "Protocol not available"}, 4096)
+    assert (said.evidence.endswith(": Protocol not available"), "optmem" in said.cure) == (True, False)
 
 
 def test_an_internal_error_is_said_with_its_peer_or_for_all() -> None:

@@ -16,6 +16,8 @@ from agent.preflight.findings import findings
 from agent.preflight.host_facts import (
     AGENT,
     ExclusionFile,
+    FlannelChain,
+    FlannelRemains,
     HostFacts,
     ListeningSocket,
     ModuleState,
@@ -54,6 +56,8 @@ CALICO_DROPS = FilterTable(
     {"f": FilterChain("f", (FilterRule(Action.DROP, incoming="cali*"),), "forward")},
     1,
 )
+FLANNEL_NAT = FlannelChain("nftables", "ip", "nat", "FLANNEL-POSTRTG")
+FLANNEL_TABLE = FlannelChain("nftables", "ip", "flannel-ipv4", "postrtg")
 OPENED = replace(DROPS, opened=True)
 NETWORKD = Process(3, "systemd-networkd", "systemd-networkd.service")
 FILE = ExclusionFile("/etc/systemd/network/10-tortie.network", "# why\n[Match]\nName=cali*\n", present=False)
@@ -73,6 +77,34 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         Severity.ERROR,
         "cni0 (another CNI plugin's bridge) has 192.168.7.1/24",
         "ip link del cni0",
+    ),
+    "a bridge of flannel's beside the pools": (
+        {"pools": (POOL,), "links": link("cni0", "10.244.0.1/24")},
+        {"pools": (POOL,), "links": link("cni0", "10.244.0.1/24"), "processes": ()} | {"links": link("eth0")},
+        Severity.NOTE,
+        "cni0",
+        "ip link del cni0",
+    ),
+    "flannel runs": (
+        {"processes": (Process(4, "flanneld"),), "links": link("flannel.1", "10.244.0.0/32")},
+        {},
+        Severity.WARNING,
+        "flanneld (pid 4) runs",
+        "kill 4",
+    ),
+    "flannel masquerades in a pool": (
+        {"pools": (POOL,), "flannel": FlannelRemains((FLANNEL_NAT,), (ip_network("192.168.0.0/16"),))},
+        {"pools": (POOL,)},
+        Severity.WARNING,
+        "nftables chain ip nat FLANNEL-POSTRTG; pool p overlaps its range",
+        "iptables-nft -t nat -F FLANNEL-POSTRTG && iptables-nft -t nat -X FLANNEL-POSTRTG",
+    ),
+    "flannel's rules for another range": (
+        {"pools": (POOL,), "flannel": FlannelRemains((FLANNEL_TABLE,), (ip_network("10.244.0.0/16"),))},
+        {"pools": (POOL,)},
+        Severity.NOTE,
+        "nftables chain ip flannel-ipv4 postrtg",
+        "nft delete table ip flannel-ipv4",
     ),
     "docker0 around a pool": (
         {"pools": (VXLAN,), "links": link("docker0", "10.0.0.1/8")},
@@ -323,6 +355,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         Severity.WARNING,
         "fs.inotify.max_user_watches = 100",
         "sysctl -w fs.inotify.max_user_watches=8192",
+    ),
+    "too little memory for a password per peer": (
+        {"sysctls": {"net/core/optmem_max": "20480"}, "bgp_peers": 200, "bgp_passwords": True},
+        {"sysctls": {"net/core/optmem_max": "20480"}, "bgp_peers": 100, "bgp_passwords": True},
+        Severity.WARNING,
+        "net.core.optmem_max = 20480, 200 peers need 33024 if each has its own",
+        "sysctl -w net.core.optmem_max=33024",
+    ),
+    "the same where nobody has a password": (
+        {"sysctls": {"net/core/optmem_max": "20480"}, "bgp_peers": 200},
+        {"bgp_peers": 200},
+        Severity.NOTE,
+        "net.core.optmem_max = 20480",
+        "sysctl -w net.core.optmem_max=33024",
     ),
     "the agent may open few files": (
         {"agent_open_files": 1024, "processes": RUNNING},

@@ -26,6 +26,7 @@ from tests.fixtures.certificates import LEAF, PLAIN_LEAF, Authority
 from tests.fixtures.etcd import start_etcd
 from tests.fixtures.namespace import fresh_namespace, ip, kernel_has
 from tests.scenes.felix.left_rules import leave_rules
+from tests.scenes.lab import flannel
 
 POOL = Pool("lan", ip_network("203.0.113.0/24"), 26, vxlan=EncapsulationMode.ALWAYS)
 LISTEN = """
@@ -85,6 +86,28 @@ def program(source: str, *words: str) -> Iterator[tuple[int, str]]:
         assert process.stdout is not None
         yield process.pid, process.stdout.readline().strip()
         process.kill()
+
+
+@pytest.mark.parametrize("program_", ["iptables-nft", "iptables-legacy", "nft"])
+async def test_flannels_rules_are_found_in_each_form_and_their_fix_takes_them_away(
+    program_: str, tmp_path: Path
+) -> None:
+    words = {"own": "203.0.113.0/26", "range": "203.0.113.0/24"}
+    restore = ["nft", "-f", "-"] if program_ == "nft" else [f"{program_}-restore"]
+    rules = (flannel.NFTABLES if program_ == "nft" else flannel.IPTABLES).format(**words)
+    subprocess.run(restore, check=True, input=rules, text=True)
+    (tmp_path / "run/flannel").mkdir(parents=True)
+    (tmp_path / "run/flannel/subnet.env").write_text(
+        "FLANNEL_NETWORK=203.0.113.0/24\nFLANNEL_SUBNET=203.0.113.1/26\n"
+    )
+    found = await facts()
+    assert len(found.flannel.chains) == 2
+    networks = host_reader.flannel_networks(tmp_path)
+    assert networks == (ip_network("203.0.113.0/24"),)
+    known = replace(found, flannel=replace(found.flannel, networks=networks))
+    (one,) = about(findings(known), "flannel's rules masquerade")
+    run(one.fix)
+    assert (await facts()).flannel.chains == ()
 
 
 async def test_each_fix_of_the_network_ends_its_finding() -> None:

@@ -256,3 +256,8 @@ def test_a_node_is_ready_once_its_datastore_is_read_and_answers_and_it_is_regist
 ) -> None:
     found = why_not_ready(in_sync=in_sync, datastore_trouble=trouble, unregistered=unregistered)
     assert found == why
+    full = "etcd takes no writes: NOSPACE"
+    found = why_not_ready(
+        in_sync=in_sync, datastore_trouble=trouble, unregistered=unregistered, no_writes=full
+    )
+    assert found == (why if trouble is not None or not in_sync else full)

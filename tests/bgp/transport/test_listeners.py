@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from agent.clock import SystemClock
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
+from bgp.transport import speaker
 from bgp.transport.speaker import Speaker
 from bgp.transport.tcp import set_md5_key
 from bgp.transport.tcp_info import OpeningPacket, parse_opening_packet
@@ -246,3 +247,71 @@ SIGNED = "00b300b30000000100000000a0020000" + "00000000" + "01011312" + "00" * 1
 )
 def test_a_first_packet_is_read_whatever_is_in_it(packet: str, known: OpeningPacket | None) -> None:
     assert parse_opening_packet(bytes.fromhex(packet)) == known
+
+
+KEY = "a password"
+MANY = 12
+OPTMEM = Path("/proc/sys/net/core/optmem_max")
+"""Of this network namespace (Linux 6.8)."""
+
+
+def peers_of(passwords: list[str]) -> dict[Address, PeerConfig]:
+    callers = [ip_address(f"10.9.3.{number}") for number in range(1, len(passwords) + 1)]
+    return {
+        one: PeerConfig(one, 64512, PORT, passive=True, password=word)
+        for one, word in zip(callers, passwords, strict=True)
+    }
+
+
+@contextmanager
+def optmem(octets: int) -> Iterator[None]:
+    before = OPTMEM.read_text()
+    OPTMEM.write_text(str(octets))
+    yield
+    OPTMEM.write_text(before)
+
+
+async def test_peers_that_share_a_password_need_the_memory_of_one_key() -> None:
+    node = Node(4)
+    ip("address add 10.9.3.1 dev lo")
+    async with node.running():
+        with optmem(400):
+            node.speaker.configure(peers_of([KEY] * MANY))
+        assert node.speaker.refused_keys == {}
+        node.caller = ip_address("10.9.3.1")
+        with node.call(password=KEY) as sock:
+            assert await node.is_believed(sock)
+        with pytest.raises(TimeoutError), node.call():
+            pass
+        node.speaker.configure(peers_of(["", *[KEY] * MANY]))
+        with node.call() as sock:
+            assert await node.is_believed(sock), "the key of the others is not asked of one that has none"
+
+
+async def test_passwords_without_memory_are_told_and_in_force_as_soon_as_there_is_some() -> None:
+    node = Node(4)
+    async with node.running():
+        with optmem(400), capture_logs() as logs:
+            node.speaker.configure(peers_of([f"{KEY} {number}" for number in range(MANY)]))
+            refused = node.speaker.refused_keys
+            assert 8 <= len(refused) < MANY
+            assert set(refused.values()) == {"Cannot allocate memory"}
+            node.speaker.configure(peers_of([f"{KEY} {number}" for number in range(MANY)]))
+            assert len([one for one in logs if one["event"] == "bgp.no_md5"]) == len(refused), "once each"
+        with optmem(node.speaker.optmem_needed), capture_logs() as logs:
+            node.speaker.configure(peers_of([f"{KEY} {number}" for number in range(MANY)]))
+            assert node.speaker.refused_keys == {}
+        assert len([one for one in logs if one["event"] == "bgp.md5"]) == len(refused)
+
+
+async def test_the_kernel_is_asked_again_for_a_key_that_it_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaker, "SECURITY_RETRY_SECONDS", 0.01)
+    node, again = Node(4), asyncio.Event()
+    async with node.running():
+        with optmem(400):
+            node.speaker.configure(peers_of([f"{KEY} {number}" for number in range(MANY)]))
+            assert node.speaker.refused_keys
+        with monkeypatch.context() as patched:
+            patched.setattr(node.speaker._log, "info", lambda *_, **__: again.set(), raising=False)
+            await asyncio.wait_for(again.wait(), WAIT_SECONDS)
+        assert node.speaker.refused_keys == {}

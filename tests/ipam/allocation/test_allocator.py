@@ -171,13 +171,14 @@ async def test_pools_are_chosen_by_use_name_mode_and_selector(world: World) -> N
 
     assert await pool_of(1) == "e-any"
     assert await pool_of(2, use=Use.TUNNEL) == "b-tunnel"
-    assert await pool_of(3, pools=("c-manual",)) == "c-manual"
-    assert await pool_of(4, pools=("10.0.3.0/29",)) == "d-rack"
+    assert await pool_of(3, ipv4_pools=("c-manual",)) == "c-manual"
+    assert await pool_of(4, ipv4_pools=("10.0.3.0/29",)) == "d-rack"
     assert await pool_of(5, labels=(("rack", "r2"),)) == "d-rack"
-    with pytest.raises(NoPool, match="nowhere: no such pool"):
-        await pool_of(6, pools=("nowhere",))
+    with pytest.raises(NoPool, match="error parsing pool 'nowhere'"):
+        await pool_of(6, ipv4_pools=("nowhere",))
     with pytest.raises(NoPool, match="is disabled"):
-        await pool_of(7, pools=("a-off",))
+        await pool_of(7, ipv4_pools=("a-off",))
+    assert await pool_of(8, ipv4_pools=("a-off",), use=Use.TUNNEL) == "a-off", "its pods need the tunnel"
 
 
 async def test_an_allocation_waits_for_the_watch_when_the_pool_has_changed(
@@ -200,7 +201,7 @@ async def test_a_node_takes_no_more_blocks_than_it_may(world: World) -> None:
     await world.rules('{"strict_affinity":true,"auto_allocate_blocks":true,"maxBlocksPerHost":2}')
     allocator = world.allocator()
     await allocator.assign(ask("h1", ipv4=8))
-    with pytest.raises(BlockLimit, match="has 2 blocks and may have 2"):
+    with pytest.raises(BlockLimit, match=r"has 2 blocks and may have 2; .*--max-blocks-per-host 4"):
         await allocator.assign(ask("h2"))
     await world.rules('{"strict_affinity":true,"auto_allocate_blocks":true,"maxBlocksPerHost":3}')
     await allocator.assign(ask("h2"))
@@ -293,6 +294,25 @@ async def test_reserved_addresses_are_not_given_out_but_may_be_asked_for(world: 
     assert addresses_of(await allocator.assign(ask("h2", exact=(ip_address("10.0.0.1"),)))) == ["10.0.0.1"]
 
 
+async def test_a_reservation_holds_from_the_moment_it_is_written_and_until_it_is_read_as_gone(
+    world: World, store: FakeStore
+) -> None:
+    await world.pool("p", "10.0.0.0/30")
+    allocator = world.allocator()
+    assert addresses_of(await allocator.assign(ask("h1"))) == ["10.0.0.0"]
+    await world.write(f"{RESERVATIONS}r", b'{"spec":{"reservedCIDRs":["10.0.0.1"]}}')
+    assert addresses_of(await allocator.assign(ask("h2"))) == ["10.0.0.2"]
+    await world.write(f"{RESERVATIONS}r", b'{"spec":{"reservedCIDRs":["10.0.0.1", "10.0.0.3"]}}')
+    with pytest.raises(PoolExhausted):
+        await allocator.assign(ask("h3"))
+    await world.write(f"{RESERVATIONS}s", b"{")
+    with pytest.raises(Refused, match="rules that nobody can read"):
+        await allocator.assign(ask("h3"))
+    await store.commit((), (Delete(f"{RESERVATIONS}r"), Delete(f"{RESERVATIONS}s")))
+    world.clock.advance(2 * FRESH_SECONDS)
+    assert addresses_of(await allocator.assign(ask("h3"))) == ["10.0.0.1"]
+
+
 async def test_a_chosen_address_is_given_or_refused(world: World) -> None:
     await world.pool("p", "10.0.0.0/29")
     await world.pool("off", "10.0.1.0/29", disabled=True)
@@ -334,8 +354,8 @@ async def test_empty_blocks_of_a_pool_that_stopped_selecting_the_node_are_given_
     await world.pool("a", "10.0.0.0/29")
     await world.pool("b", "10.0.1.0/29", node_selector="rack == 'r1'")
     allocator = world.allocator()
-    kept = await allocator.assign(ask("h1", labels=(("rack", "r1"),), pools=("b",)))
-    gone = await allocator.assign(ask("h2", labels=(("rack", "r1"),), pools=("b",), ipv4=4))
+    kept = await allocator.assign(ask("h1", labels=(("rack", "r1"),), ipv4_pools=("b",)))
+    gone = await allocator.assign(ask("h2", labels=(("rack", "r1"),), ipv4_pools=("b",), ipv4=4))
     await allocator.release_handle(HandleId("h2"))
     await world.pool("b", "10.0.1.0/29", node_selector="rack == 'r2'")
     await allocator.assign(ask("h3", labels=(("rack", "r1"),)))
@@ -406,6 +426,16 @@ async def test_nothing_is_assigned_by_rules_that_were_never_read_and_as_before_b
     assert await fresh.assign(ask("h1")) == (first,)
     with pytest.raises(Refused, match="rules that nobody can read"):
         await world.allocator().assign(ask("h3"))
+
+
+async def test_a_clock_that_was_set_back_makes_no_hint_fresh(world: World) -> None:
+    await world.pool("p", "10.0.0.0/30", block_length=30)
+    allocator = world.allocator()
+    await allocator.assign(ask("h1"))
+    await world.write(f"{RESERVATIONS}r", b'{"spec":{"reservedCIDRs":["10.0.0.0/30"]}}')
+    world.clock.advance(-3600)
+    with pytest.raises(Refused, match=r"10\.0\.0\.0/30"):
+        await allocator.assign(ask("h2"))
 
 
 async def test_nothing_is_taken_from_a_pool_that_cannot_be_read_any_more(world: World) -> None:

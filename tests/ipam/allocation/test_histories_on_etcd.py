@@ -10,7 +10,7 @@ import pytest
 
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
-from ipam.etcd.store import CommitOutcome, Committed, Delete, Operation, Unchanged
+from ipam.etcd.store import CommitOutcome, Committed, Delete, Guard, Operation
 from ipam.failures import StoreUnavailable
 from tests.fakes.store import Check, Fault
 from tests.fixtures.etcd import Etcd, start_etcd
@@ -29,7 +29,7 @@ class ShakyStore(EtcdStore):
         self.chance: dict[Fault, float] = {}
         self.committed: Check = lambda _: None
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         fault = next((fault for fault, chance in self.chance.items() if self._dice.random() < chance), None)
         if fault is Fault.UNAVAILABLE:
             raise StoreUnavailable(fault.value)
@@ -39,7 +39,7 @@ class ShakyStore(EtcdStore):
             raise StoreUnavailable(fault.value)
         return outcome
 
-    async def _checked(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def _checked(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         async with self._lock:  # nobody writes between a write and its check
             outcome = await super().commit(guards, operations)
             if isinstance(outcome, Committed):

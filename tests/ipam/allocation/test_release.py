@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
-from ipam.allocation.release import GuardedAddress, release_pool
+from ipam.allocation.release import GuardedAddress, NodeRelease, release_pool
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Delete, Put, Unchanged
 from ipam.failures import Conflict, Refused, Unreadable
@@ -70,7 +71,8 @@ async def test_a_node_is_released_with_all_it_holds_and_nobody_elses(world: Worl
     allocator = world.allocator()
     await allocator.assign(ask("h1", node="n1"))
     await allocator.assign(ask("h2", node="n2", ipv4=2))  # borrowed
-    assert len(await allocator.release_node(NodeName("n1"))) == 1
+    done = await allocator.release_node(NodeName("n1"))
+    assert (len(done.addresses), addresses_of(done.blocks), done.unreadable) == (1, ["10.0.0.0/30"], ())
     block = await world.block("10.0.0.0/30")
     assert block is not None
     assert block.owner is None
@@ -79,6 +81,39 @@ async def test_a_node_is_released_with_all_it_holds_and_nobody_elses(world: Worl
     await allocator.release_node(NodeName("n2"))
     assert await world.block("10.0.0.0/30") is None
     assert [key for key in store.copy() if "/ipam/" in key] == []
+
+
+async def test_a_tunnels_address_goes_whoever_has_its_block_and_so_do_the_marks_of_a_node(
+    world: World, store: FakeStore
+) -> None:
+    """Calico's older tunnel addresses bear no word of their node but their handle."""
+    await world.pool("p", "10.0.0.0/30")
+    allocator = world.allocator()
+    await allocator.assign(ask("h2", node="n2"))
+    await allocator.assign(replace(ask("vxlan-tunnel-addr-n1", node="n2"), secondary=()))
+    await world.write(handle_key(HandleId("ipip-tunnel-addr-n1")), b'{"block":{},"deleted":false}')
+    await world.write(handle_key(HandleId("ipip-tunnel-addr-n11")), b'{"block":{},"deleted":false}')
+    await world.write("/calico/ipam/v2/host/n1", b"{}")
+    done = await allocator.release_node(NodeName("n1"))
+    assert (len(done.addresses), done.blocks, done.handles) == (1, (), 1)
+    assert set((await world.held()).values()) == {"h2"}
+    assert not [key for key in store.copy() if key.endswith(("/n1", "addr-n1"))]
+    assert handle_key(HandleId("ipip-tunnel-addr-n11")) in store.copy()
+    assert await allocator.release_node(NodeName("n1")) == NodeRelease()
+
+
+async def test_a_claim_whose_block_cannot_be_read_stays_and_keeps_nothing_else(
+    world: World, store: FakeStore
+) -> None:
+    await world.pool("p", "10.0.0.0/29")
+    allocator = world.allocator()
+    given = await allocator.assign(ask("h1", node="n1", ipv4=5))
+    first, last = block_key(given[0].block), block_key(given[-1].block)
+    await world.write(first, b"{")
+    done = await allocator.release_node(NodeName("n1"))
+    assert (len(done.addresses), len(done.blocks), len(done.unreadable)) == (1, 1, 1)
+    assert first in done.unreadable[0]
+    assert (first in store.copy(), last in store.copy()) == (True, False)
 
 
 async def test_a_pool_is_given_up_only_when_disabled_and_its_addresses_survive(world: World) -> None:

@@ -123,9 +123,9 @@ async def test_what_does_not_fit_the_request_stays_retained(world: World) -> Non
     await world.pool("p", "10.0.0.0/28", 29)
     await world.pool("q", "10.9.0.0/28", 29)
     allocator = world.allocator()
-    (first,) = await allocator.assign(named("c1", pools=("p",)))
+    (first,) = await allocator.assign(named("c1", ipv4_pools=("p",)))
     await allocator.release_handle(HandleId("net.c1"))
-    (other,) = await allocator.assign(named("c2", pools=("q",)))
+    (other,) = await allocator.assign(named("c2", ipv4_pools=("q",)))
     assert other.pool == "q"
     (wished,) = await allocator.assign(named("c3", exact=(ip_address("10.9.0.5"),)))
     assert str(wished.address) == "10.9.0.5"

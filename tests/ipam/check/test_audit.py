@@ -266,3 +266,27 @@ async def test_a_living_pod_whose_address_is_nobodys_or_anothers_is_named_and_ne
     (finding,) = audit(seen, living={address: (HandleId("net.c9"), "default/twice")})
     assert f"{address} of pod default/twice, which lives here, is allocated to {handle}" in finding.text
     assert (finding.kind, list(repairs(seen, [finding]))) == ("living-pod-without-address", [])
+
+
+async def test_an_address_that_a_tunnel_bears_and_somebody_else_has_is_found_with_both(world: World) -> None:
+    await world.pool("p", "10.0.0.0/29")
+    allocator = world.allocator()
+    tunnel = (("node", "n1"), ("type", "vxlanTunnelAddress"))
+    mine = await allocator.assign(ask("vxlan-tunnel-addr-n1", "n1", secondary=tunnel))
+    pods = await allocator.assign(ask("h1", "n1"))
+    legacy = await allocator.assign(ask("ipip-tunnel-addr-n1", "n1", secondary=()))
+    seen = decode_snapshot((await world.store.list(IPAM)).values)
+    sound = {mine[0].address: ["n1"], legacy[0].address: ["n1"], ip_address("10.0.0.7"): ["n2"]}
+    assert audit(seen, tunnels=sound) == ()
+    for tunnels, of_endpoints, words in (
+        ({pods[0].address: ["n1"]}, {}, "handle h1, to which it is allocated"),
+        ({mine[0].address: ["n1"]}, {mine[0].address: "endpoint default/w"}, "endpoint default/w"),
+        ({mine[0].address: ["n1", "n2"]}, {}, "the tunnel of node n2"),
+    ):
+        (found,) = audit(seen, tunnels=tunnels, of_endpoints=of_endpoints)
+        assert (found.kind, found.repairable, found.is_harmless) == (
+            "tunnel-address-used-twice",
+            False,
+            False,
+        )
+        assert f"is on a tunnel of node n1, and also of {words}" in found.text

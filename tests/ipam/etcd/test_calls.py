@@ -22,6 +22,7 @@ from ipam.failures import StoreRefused, StoreUnavailable
 ELECTION = (grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed")
 """What etcd 3.4 to 3.6 answers to a read or a proposal that was under way when another leader was chosen."""
 CALL_SECONDS = 1.0
+BOTH, MANY = ("CORRUPT", "NOSPACE"), tuple(f"A{number:03}" for number in range(16))
 
 
 class Answering:
@@ -32,6 +33,7 @@ class Answering:
     ) -> None:
         self._errors, self._for_good, self._then_silent = list(errors), for_good, then_silent
         self.asked = 0
+        self.status = rpc.StatusResponse(leader=1)
 
     async def _next_error(self, context: Any) -> None:
         self.asked += 1
@@ -48,16 +50,21 @@ class Answering:
         await self._next_error(context)
         return rpc.TxnResponse(header=rpc.ResponseHeader(revision=2), succeeded=True)
 
+    async def Status(self, request: Any, context: Any) -> Any:
+        await self._next_error(context)
+        return self.status
+
     async def _none(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not of this test")
 
-    Put = DeleteRange = Compact = _none
+    Put = DeleteRange = Compact = Alarm = Defragment = Hash = HashKV = Snapshot = MoveLeader = _none
 
 
 @asynccontextmanager
 async def member(answering: Answering, call_seconds: float) -> AsyncIterator[EtcdStore]:
     server = aio.server()
     rpc.add_KVServicer_to_server(answering, server)
+    rpc.add_MaintenanceServicer_to_server(answering, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     store = EtcdStore(EtcdConfig((f"http://127.0.0.1:{port}",), call_seconds=call_seconds))
@@ -116,3 +123,44 @@ async def test_a_refusal_is_final() -> None:
         with pytest.raises(StoreRefused, match="permission denied"):
             await store.get("/a")
     assert answering.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "alarms"),
+    [
+        ((), ()),
+        (("memberID:10276657743932975437 alarm:NOSPACE ",), ("NOSPACE",)),
+        (
+            tuple(f"memberID:{text} " for text in ("1 alarm:NOSPACE", "2 alarm:NOSPACE", "2 alarm:CORRUPT")),
+            BOTH,
+        ),
+        (("etcdserver: something newer",), ()),
+        (tuple(f"memberID:1 alarm:A{number:03}" for number in range(1000)), MANY),
+    ],
+)
+async def test_the_alarms_of_the_cluster_are_those_that_a_member_names(
+    errors: tuple[str, ...], alarms: tuple[str, ...]
+) -> None:
+    answering = Answering()
+    answering.status = rpc.StatusResponse(leader=1, errors=errors)
+    async with member(answering, 5.0) as store:
+        assert await store.health() == alarms
+
+
+async def test_a_member_that_does_not_answer_this_question_answers() -> None:
+    answering = Answering((grpc.StatusCode.PERMISSION_DENIED, "etcdserver: permission denied"))
+    async with member(answering, 5.0) as store:
+        assert await store.health() == ()
+
+
+async def test_an_election_is_no_absence_until_a_calls_time_is_up() -> None:
+    answering = Answering()
+    answering.status = rpc.StatusResponse(leader=0, errors=["etcdserver: no leader"])
+    async with member(answering, CALL_SECONDS) as store:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="no leader"):
+            await store.health()
+        assert time.monotonic() - began > CALL_SECONDS / 2
+        answering.status = rpc.StatusResponse(leader=3)
+        assert await store.health() == ()
+    assert answering.asked <= CALL_SECONDS / ELECTION_PAUSE_SECONDS + 2

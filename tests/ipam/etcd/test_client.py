@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import aclosing
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 
 import pytest
 
@@ -13,8 +14,19 @@ from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
 from ipam.etcd.store import Changed, Committed, Put, Store, WatchProgress
-from ipam.failures import AnswerTooLarge, Compacted, StoreError, StoreRefused, StoreUnavailable
+from ipam.failures import (
+    AnswerTooLarge,
+    Compacted,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    TakesNoWrites,
+)
 from tests.fixtures.etcd import Etcd, start_etcd
+
+BACK_SECONDS = 5.0
+"""A second or two, and what a loaded machine takes besides; it was the watch's patience of 15 s."""
+QUOTA_BYTES, LARGE_BYTES = 4 << 20, 1 << 19
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +77,27 @@ class Follower:
     async def stop(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+
+PROXIES = ("grpc_proxy", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+ADDRESS_PROXY = ("GRPC_ADDRESS_HTTP_PROXY", "GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_no_variable_of_the_environment_puts_a_proxy_before_etcd(
+    server: Etcd, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name in PROXIES:
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name, value in zip(ADDRESS_PROXY, ("127.0.0.1:9", "127.0.0.0/8,::1/128"), strict=True):
+        monkeypatch.setenv(name, value)
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    store = EtcdStore(EtcdConfig((server.endpoint.replace("127.0.0.1", host),)))
+    try:
+        await put(store, "/proxy")
+    finally:
+        await store.close()
 
 
 async def test_a_watch_loses_and_invents_nothing_when_etcd_restarts(server: Etcd) -> None:
@@ -138,25 +171,38 @@ async def test_revisions_that_went_back_end_a_watch_so_that_it_is_listed_again()
         await store.close()
 
 
-async def test_passwords_are_used_and_forgotten_tokens_renewed() -> None:
+@asynccontextmanager
+async def guarded_etcd() -> AsyncIterator[Etcd]:
+    """An etcd that asks for passwords; root's is `secret`, and `reader` may read /mine/ with the same."""
     with start_etcd() as server:
         admin = EtcdStore(EtcdConfig((server.endpoint,)))
-        await admin._calls.call_once(
-            "Auth", "UserAdd", rpc.AuthUserAddRequest(name="root", password="secret")
-        )
-        await admin._calls.call_once("Auth", "RoleAdd", rpc.AuthRoleAddRequest(name="root"))
-        await admin._calls.call_once(
-            "Auth", "UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root")
-        )
-        await admin._calls.call_once("Auth", "AuthEnable", rpc.AuthEnableRequest())
+        for method, request in (
+            ("UserAdd", rpc.AuthUserAddRequest(name="root", password="secret")),
+            ("RoleAdd", rpc.AuthRoleAddRequest(name="root")),
+            ("UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root")),
+            ("UserAdd", rpc.AuthUserAddRequest(name="reader", password="secret")),
+            ("RoleAdd", rpc.AuthRoleAddRequest(name="reader")),
+            ("UserGrantRole", rpc.AuthUserGrantRoleRequest(user="reader", role="reader")),
+            ("AuthEnable", rpc.AuthEnableRequest()),
+        ):
+            await admin._calls.call_once("Auth", method, request)
         with pytest.raises(StoreError):
             await admin.get("/auth/a")
         await admin.close()
+        yield server
+
+
+def of_root(server: Etcd) -> EtcdStore:
+    return EtcdStore(EtcdConfig((server.endpoint,), username="root", password="secret"))
+
+
+async def test_passwords_are_used_and_forgotten_tokens_renewed() -> None:
+    async with guarded_etcd() as server:
         wrong = EtcdStore(EtcdConfig((server.endpoint,), username="root", password="wrong"))
         with pytest.raises(StoreRefused, match="authentication failed"):
             await wrong.get("/auth/a")
         await wrong.close()
-        store = EtcdStore(EtcdConfig((server.endpoint,), username="root", password="secret"))
+        store = of_root(server)
         follower = Follower(store, "/auth/", await put(store, "/auth-before") + 1)
         await put(store, "/auth/a")
         await follower.until(1)
@@ -165,6 +211,94 @@ async def test_passwords_are_used_and_forgotten_tokens_renewed() -> None:
         await follower.until(2)
         assert follower.seen == ["a", "b"]
         await follower.stop()
+        await store.close()
+
+
+async def test_watches_whose_token_was_forgotten_are_back_at_once_and_log_in_once() -> None:
+    """etcd 3.4 cancels them for want of a right, and nothing else of this client asks for a new token."""
+    async with guarded_etcd() as server:
+        store, before = of_root(server), of_root(server)
+        start = await put(before, "/auth-before") + 1
+        followers = [Follower(store, f"/auth/{number}/", start) for number in range(8)]
+        for number in range(8):
+            await put(before, f"/auth/{number}/a")
+        for follower in followers:
+            await follower.until(1)
+        logins, login = 0, store._calls._authenticate
+
+        async def counted() -> None:
+            nonlocal logins
+            logins += 1
+            await login()
+
+        store._calls._authenticate = counted  # type: ignore[method-assign]
+        server.control(
+            "--user=root:secret", "defrag"
+        )  # else it may log in again whom its log says have logged in
+        server.restart()
+        began = time.monotonic()
+        for number in range(8):
+            await put(before, f"/auth/{number}/b")
+        for follower in followers:
+            await follower.until(2)
+        assert time.monotonic() - began < BACK_SECONDS
+        assert (logins, store.unheard) == (1, {})
+        for follower in followers:
+            await follower.stop()
+        await store.close()
+        await before.close()
+
+
+async def test_a_watch_without_the_right_to_it_is_refused_after_one_more_login() -> None:
+    async with guarded_etcd() as server:
+        reader = EtcdStore(EtcdConfig((server.endpoint,), username="reader", password="secret"))
+        follower = Follower(reader, "/other/", 1)
+        with pytest.raises(StoreRefused, match="permission denied"):
+            await follower.ended()
+        await reader.close()
+
+
+async def fill(store: Store) -> None:
+    """Write until etcd has no space."""
+    for number in range(20 * QUOTA_BYTES // LARGE_BYTES):
+        await put(store, "/space/a", bytes([number % 256]) * LARGE_BYTES)
+
+
+async def test_an_etcd_without_space_is_known_by_its_alarm_and_reads_go_on() -> None:
+    with start_etcd(flags=("--quota-backend-bytes", str(QUOTA_BYTES))) as server:
+        store = EtcdStore(EtcdConfig((server.endpoint,)))
+        assert await store.health() == ()
+        with pytest.raises(TakesNoWrites, match="etcd takes no writes: NOSPACE"):
+            await fill(store)
+        assert store.doubtful.is_set()
+        other = EtcdStore(EtcdConfig((server.endpoint,)))
+        assert await other.health() == ("NOSPACE",)
+        found = await other.get("/space/a")
+        assert found is not None
+        server.compact(found.revision)
+        server.control("defrag")
+        server.control("alarm", "disarm")
+        assert await other.health() == ()
+        await put(store, "/space/b")
+        await store.close()
+        await other.close()
+
+
+async def test_a_refused_connection_is_said_at_once_and_so_is_an_answer_after_it() -> None:
+    with start_etcd() as server:
+        store = EtcdStore(EtcdConfig((server.endpoint,)))
+        assert await store.health() == ()
+        server.kill()
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=r"^connection refused$"):
+            await store.health()
+        assert time.monotonic() - began < 1.0
+        server.start()
+        async with asyncio.timeout(BACK_SECONDS):
+            while True:
+                with suppress(StoreUnavailable):
+                    await store.health()
+                    break
         await store.close()
 
 

@@ -6,12 +6,14 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.clock import SystemClock
 from agent.configuration.config import NodeSettings
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.network_profiles import NetworkProfiles
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.endpoint_form import profile_key
@@ -116,6 +118,11 @@ async def test_a_node_does_all_its_work_with_the_documented_rights(server: Etcd)
     await profiles.keep({NETWORK: "k8s"})
     assert not [*profiles.troubles()]
     assert await store.get(profile_key(NETWORK)) is not None
+    selecting = [
+        replace(record, pool=replace(record.pool, namespace_selector="a == 'b'")) for record in cluster.pools
+    ]
+    namespace = await NamespaceLabels(store, lambda: selecting).of("default")
+    assert namespace.unknown.startswith("there is no profile kns.default"), "it was read"
     syncer.follow_endpoints("default")
     await allocator.release_handle(HandleId("pod"))
     await allocator.release_node(NODE)

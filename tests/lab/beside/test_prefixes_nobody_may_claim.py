@@ -123,7 +123,11 @@ def test_a_member_of_the_mesh_is_believed_what_lies_in_pools_and_nothing_else(
         assert reasons[theirs[0]] == f"refused: is the block of {victims[0].name}, by its claim"
         assert reasons["10.0.0.0/8"] == "refused: lies in no pool (from the node mesh)"
         assert reasons["224.0.0.0/4"].startswith("refused: multicast")
-        (trouble,) = (one for one in troubles(victims[0]) if f"peer {lab.plan.nodes[2].interface.ip} " in one)
+        about = f"peer {lab.plan.nodes[2].interface.ip} "
+        lab_processes.wait_for(
+            "the trouble", lambda: any(about in one for one in troubles(victims[0])), SECONDS
+        )
+        (trouble,) = (one for one in troubles(victims[0]) if about in one)
         assert "prefixes are refused" in trouble
     # Whoever takes the place next says the right things, and nobody complains any more.
     with speaker(lab.plan.nodes[2].namespace, tmp_path, member(lab, right)):
@@ -194,14 +198,18 @@ def test_a_writer_of_etcd_has_no_prefix_programmed_that_lies_in_no_pool_and_the_
     lab_processes.wait_for("the blackhole", lambda: has_routes(node, block), SECONDS)
     assert {line.split(" proto")[0] for line in table(node) - before} == {f"blackhole {block}"}
     assert switches(node) == sysctls
-    said = "\n".join(troubles(node))
-    assert not [key for key in wrong if key not in said]
-    assert "lies in no pool" in said
+
+    def named() -> list[str]:
+        said = "\n".join(troubles(node))
+        return [key for key in wrong if key in said]
+
+    lab_processes.wait_for("a trouble for each", lambda: named() == [*wrong], SECONDS)
+    assert "lies in no pool" in "\n".join(troubles(node))
     assert "not programmed: lies in no pool" in tortie_on(node, "routes", "10.99.0.0/26")
     for key in wrong | right:
         etcdctl(lab, "del", key)
     lab_processes.wait_for("the kernel as before", lambda: table(node) == before, SECONDS)
-    assert not [key for key in wrong if key in "\n".join(troubles(node))]
+    lab_processes.wait_for("the end of them", lambda: named() == [], SECONDS)
     assert lost_pings(lab, rounds=1) == 0
 
 

@@ -25,11 +25,24 @@ class Place(Enum):
 
 
 DATASTORE_COMMANDS = frozenset(
-    ("apply", "config", "create", "delete", "get", "ipam", "label", "patch", "replace", "validate")
+    (
+        "apply",
+        "config",
+        "create",
+        "datastore",
+        "delete",
+        "get",
+        "ipam",
+        "label",
+        "patch",
+        "replace",
+        "validate",
+    )
 )
 MACHINE_COMMANDS = frozenset(("cni", "install", "reload", "uninstall"))
 ELSEWHERE = {
     "tortie lab demo": "tests/lab/test_command_line.py runs it, and counts its pings",
+    "tortie node return-to-calico --yes": "tests/lab/beside/test_migration.py, with the agent stopped",
     "tortie node remove-calico --undo calico-undo.txt": "tests/lab/test_calicos_remains.py, with rules to put back",
 }
 """Example -> the reason why no test of examples runs it."""

@@ -16,6 +16,8 @@ from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
+from agent.datastore.datastore_lock import LOCK_KEY, LockableStore, with_ready
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.state_cache import AFFINITIES, ENDPOINTS, StateCache
 from agent.netlink import sysctl
 from agent.netlink.objects import Address, Sysctl
@@ -50,6 +52,8 @@ class World:
     ) -> None:
         """`pods` makes real devices; without it they are a fake's. `waits` are the verbs'."""
         self.store = store or FakeStore()
+        self.door = LockableStore(self.store)
+        """What the server writes through, as an agent does."""
         self.waits = waits
         self.pods = FakePods()
         self._network: PodNetwork = pods or self.pods
@@ -71,11 +75,12 @@ class World:
         self.revision = outcome.revision  # type: ignore[union-attr]
         self.dependencies = Dependencies(
             allocator=Allocator(
-                self.store, SystemClock().wall, self.pools_now, in_use=lambda: self.living.in_use
+                self.door, SystemClock().wall, self.pools_now, in_use=lambda: self.living.in_use
             ),
-            store=self.store,
+            store=self.door,
             node=NODE,
             labels=tuple,
+            namespaces=NamespaceLabels(self.store, self.pools_now),
             mtu=lambda: 1450,
             not_ready=lambda: self.why,
             cached_endpoint=self.cluster.endpoint,
@@ -143,6 +148,11 @@ class World:
 
     def journal(self) -> list[Path]:
         return sorted((self.state / "releases").glob("*.json"))
+
+    async def lock(self, *, ready: bool = False) -> None:
+        """`calicoctl datastore migrate lock`, or `unlock`."""
+        value = with_ready(await self.store.get(LOCK_KEY), "2026-01-01T00:00:00Z", ready=ready)
+        await self.store.commit((), (Put(LOCK_KEY, value),))
 
     async def sync(self) -> None:
         """Bring the facts up to the store, as the syncer does."""

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from agent import log as logging
 from agent.clock import SystemClock
 from agent.cni.attachment import Attachment
 from agent.cni.dependencies import Dependencies
@@ -24,7 +23,9 @@ from agent.cni.pod import pod_network
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import Release, ReleaseJournal
 from agent.cni.server import CniServer
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.state_cache import ENDPOINTS, POOLS, StateCache
+from agent.logging import log as logging
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import Piggyback, PiggybackedWrites
 from ipam.etcd.client import EtcdStore
@@ -167,6 +168,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         store=store,
         node=cluster.node,
         labels=tuple,
+        namespaces=NamespaceLabels(store, lambda: cluster.pools),
         mtu=lambda: 1450,
         not_ready=lambda: "the datastore is away" if away else None,
         cached_endpoint=cluster.endpoint,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ipam.etcd.store import CommitOutcome, Operation, Unchanged
+from ipam.etcd.store import CommitOutcome, Guard, Operation
 from tests.fakes.store import FakeStore
 
 
@@ -17,7 +17,7 @@ class HangingStore(FakeStore):
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
         await self.answers.wait()
         return await super().commit(guards, operations)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ipam import block as blocks
 from ipam.codec import encode_affinity, encode_block, encode_config, encode_handle
-from ipam.keys import IPAM_CONFIG, affinity_key, block_key, handle_key, resource_key
+from ipam.keys import IPAM_CONFIG, TUNNEL_HANDLES, affinity_key, block_key, handle_key, resource_key
 from ipam.model import AffinityState, Attributes, Handle, HandleId, IpamConfig, NodeName
 from ipam.stored_json import MOST_DEPTH
 
@@ -165,6 +165,12 @@ RESOURCES = (
         "WorkloadEndpoint", "workloadendpoints", f"{ME.replace('-', '--')}-k8s-web-eth0", _ENDPOINT, "default"
     ),
 )
+CLUSTER_INFORMATION = _resource(
+    "ClusterInformation",
+    "clusterinformations",
+    "default",
+    {"clusterGUID": "ab", "clusterType": "tortie", "calicoVersion": "v3.32.1", "datastoreReady": True},
+)
 RESERVATION = _resource("IPReservation", "ipreservations", "kept", {"reservedCIDRs": ["10.9.1.0/24"]})
 
 
@@ -185,7 +191,9 @@ def _ipam() -> tuple[Good, ...]:
 
 AFFINITY = Good("BlockAffinity", affinity_key(ME, AN_OWN_BLOCK), encode_affinity(AffinityState.CONFIRMED))
 IPAM = _ipam()
-WATCHED = (*RESOURCES, AFFINITY, IPAM[0])
+TUNNEL = HandleId(f"{TUNNEL_HANDLES[0]}{ME}")
+TUNNEL_HANDLE = Good("IPAMHandle", handle_key(TUNNEL), encode_handle(Handle(TUNNEL, ((AN_OWN_BLOCK, 1),))))
+WATCHED = (*RESOURCES, CLUSTER_INFORMATION, TUNNEL_HANDLE, AFFINITY, IPAM[0])
 """Everything that the state cache reads."""
 
 DEEP = b"[" * 5000 + b"]" * 5000
@@ -274,6 +282,31 @@ WRONG: tuple[Any, ...] = (
 """Put in place of every field in turn."""
 UNTYPED = ("deleted",)
 """Fields that nobody reads."""
+JUNK = "\x07~ no such thing"
+"""A text that is no name, address, selector or word of anything."""
+ANY_TEXT = frozenset(
+    {
+        *("apiVersion", "uid", "creationTimestamp", "labels", "annotations", "labelsToApply"),
+        *("orchestrator", "nodeName", "type", "pod", "containerID", "endpoint", "profiles", "workload"),
+        *("filters", "logSeverityScreen", "handle_id", "secondary", "wireguard"),
+        *(
+            "nets",
+            "floatingIPs",
+            "natPortRange",
+            "externalNodesList",
+            "defaultEndpointToHostAction",
+            "defaultAction",
+        ),
+    }
+)
+"""Fields, and objects of fields, that may hold any text: names that somebody gave, and what is only shown."""
+
+
+ANY_COMMUNITY = (
+    ("spec", "communities", 0, "name"),
+    ("spec", "prefixAdvertisements", 0, "communities", 0),
+)
+"""A node's own object uses names that another one defines."""
 
 
 def damages(good: Good) -> Iterator[Damage]:
@@ -298,6 +331,9 @@ def field_damages(good: Good) -> Iterator[Damage]:
         for value in WRONG:
             is_certain = path[-1] not in UNTYPED and _is_other_type(was, value)
             yield Damage(f"{shown} is {repr(value)[:40]}", _changed(whole, path, value), is_certain)
+        if isinstance(was, str):
+            is_free = not ANY_TEXT.isdisjoint(path) or path in ANY_COMMUNITY
+            yield Damage(f"{shown} is junk", _changed(whole, path, JUNK), is_certain=not is_free)
         yield Damage(f"{shown} is gone", _changed(whole, path, _GONE), is_certain=False)
 
 

@@ -86,9 +86,9 @@ EXAMPLES = [
     Example(
         "IPReservation",
         "kept",
-        {"reservedCIDRs": ["10.0.0.1", "10.0.1.0/24", "fd00::/126"]},
-        {"reservedCIDRs": ["10.0.0.1"]},
-        'spec.reservedCIDRs: ["10.0.0.1", "10.0.1.0/24", "fd00::/126"] -> ["10.0.0.1"]',
+        {"reservedCIDRs": ["10.0.0.1/32", "10.0.1.0/24", "fd00::/126"]},
+        {"reservedCIDRs": ["10.0.0.1/32"]},
+        'spec.reservedCIDRs: ["10.0.0.1/32", "10.0.1.0/24", "fd00::/126"] -> ["10.0.0.1/32"]',
     ),
     Example(
         "IPAMConfiguration",

@@ -14,7 +14,7 @@ from ipam.check.audit import audit, decode_snapshot
 from ipam.codec import decode_block
 from ipam.etcd.store import Committed, Delete, Put, Store, Unchanged
 from ipam.keys import IPAM, IPAM_CONFIG, block_key, resource_key
-from ipam.model import Address, AddressRequest, Block, HandleId, NodeName, Pool, PoolRecord
+from ipam.model import Address, AddressRequest, Block, HandleId, NodeName, Pool, PoolRecord, Prefix
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -45,10 +45,22 @@ class World:
         self.random = random or Random(0).random
         self.clock = FakeClock()
         self.pools: list[PoolRecord] = []
+        self.labels: dict[NodeName, dict[str, str]] = {}
+        """The labels of nodes, as far as they are known."""
+        self.claims: list[Prefix] = []
+        """All nodes' blocks, as a watch would have them."""
 
     def allocator(self) -> Allocator:
         """One process of its own, with no memory."""
-        return Allocator(self.store, self.clock.wall, lambda: self.pools, no_pause, self.random)
+        return Allocator(
+            self.store,
+            self.clock.wall,
+            lambda: self.pools,
+            no_pause,
+            self.random,
+            claims=lambda: self.claims,
+            node_labels=self.labels.get,
+        )
 
     async def pool(self, name: str, cidr: str, block_length: int = 30, **settings: object) -> PoolRecord:
         """Write a pool, or write it anew."""

@@ -32,9 +32,9 @@ def converged(node: LabNode) -> bool:
 
 
 def tortie_on(node: LabNode, *words: str) -> str:
-    """What `tortie WORDS` prints on a node; it must succeed."""
+    """What `tortie WORDS` prints on a node; it must succeed, `node status` with troubles or without."""
     done = tortie(*words, env={**os.environ, **node.environment})
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 or (words[:2] == ("node", "status") and not done.stderr), done.stderr
     return done.stdout
 
 

@@ -122,6 +122,26 @@ async def test_tables_and_answers_are_those_of_calicoctl(server: Etcd, world: Wo
     assert "tortie: --ip: '10.0.0' does not appear to be" in wrong[2]
 
 
+async def test_a_pool_that_gives_nothing_or_to_some_namespaces_alone_is_told_beside_the_table(
+    server: Etcd, world: World
+) -> None:
+    key, spec = resource_key("ippools", "p"), {**POOL, "namespaceSelector": "env == 'prod'"}
+    await world.write(key, _resource("IPPool", "p", spec))
+    nobody = await tortie(server, "show")
+    for name, env in (("shop", "prod"), ("lab", "test"), ("web", "prod")):
+        profile = _resource("Profile", f"kns.{name}", {"labelsToApply": {"pcns.env": env}})
+        await world.write(resource_key("profiles", f"kns.{name}"), profile)
+    some = await tortie(server, "show")
+    raw = json.loads(_resource("IPPool", "p", POOL))
+    raw["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    await world.write(key, json.dumps(raw).encode())
+    going = await tortie(server, "show")
+    assert (nobody[0], some[0], going[0]) == (0, 0, 0)
+    assert "pool p: namespaceSelector env == 'prod': no namespace's labels are known" in nobody[2]
+    assert "pool p: namespaceSelector env == 'prod': pods of 2 of 3 namespaces: shop, web" in some[2]
+    assert "pool p is being deleted (deletionTimestamp 2026-01-01T00:00:00Z): no new address" in going[2]
+
+
 async def test_what_is_shown_to_people_is_there_for_programs(server: Etcd, world: World) -> None:
     pools, borrowed, address, nobody, rules = await asyncio.gather(
         tortie(server, "show", "--show-blocks", "-o", "json"),
@@ -249,16 +269,16 @@ async def test_deleting_a_pool_frees_its_empty_blocks_and_keeps_what_is_used(
     await world.allocator().assign(ask("h3", "n3", exact=(_four(0),)))
     await world.allocator().release_handle(HandleId("h3"))
     before = await world.store.list("/calico/")
-    assert await run(server, "delete", "ippool", "p", "--dry-run") == (
+    refused = await run(server, "delete", "ippool", "p")
+    assert (refused[0], "has addresses of it: delete them first" in refused[2]) == (1, True)
+    assert (await run(server, "delete", "ippool", "p", "--dry-run", "--force"))[:2] == (
         0,
         "IPPool p deleted (dry run)\ndry run: nothing was written\n",
-        "",
     )
     assert await world.store.list("/calico/") == before
-    assert await run(server, "delete", "ippool", "p") == (
+    assert (await run(server, "delete", "ippool", "p", "--force"))[:2] == (
         0,
         "IPPool p deleted\nSuccessfully deleted 1 'IPPool' resource(s)\n",
-        "",
     )
     assert await world.block("10.0.0.0/30") is None
     block = await world.block("10.0.0.4/30")

@@ -140,7 +140,7 @@ TABLES = {
         "f      1             0             0             0\n"
     ),
     ("nodes", "-o", "wide"): "NAME   ASN     IPV4            IPV6\nn1     64513   172.16.0.1/24\n",
-    ("reservations", "-o", "wide"): "NAME   CIDRS\nkept   10.0.0.1,10.0.1.0/24,fd00::/126\n",
+    ("reservations", "-o", "wide"): "NAME   CIDRS\nkept   10.0.0.1/32,10.0.1.0/24,fd00::/126\n",
     ("ipamconfig", "-o", "wide"): (
         "NAME      STRICTAFFINITY   AUTOALLOCATEBLOCKS   MAXBLOCKSPERHOST\n"
         "default   true             true                 4\n"

@@ -30,12 +30,19 @@ def parsed(environment: dict[str, str] | None = None, **config: object) -> spec.
 def test_an_add_of_kubernetes_is_read_whole() -> None:
     request = parsed(ipam={"ipv4_pools": ["a"]}, mtu=1400)
     assert (request.verb, request.version, request.network) == (Verb.ADD, "1.0.0", "k8s-pod-network")
-    assert (request.pod, request.namespace, request.options.pools, request.options.mtu) == (
+    assert (request.pod, request.namespace, request.options.ipv4_pools, request.options.mtu) == (
         "nginx",
         "default",
         ("a",),
         1400,
     )
+
+
+def test_pools_are_named_by_their_network_however_it_is_written() -> None:
+    ipam = {"ipv4_pools": ["192.168.9.1/16", "Name/x"], "ipv6_pools": ["FD10:0244:0::/64", "v6-pool"]}
+    options = parsed(ipam=ipam).options
+    assert options.ipv4_pools == ("192.168.0.0/16", "Name/x")
+    assert options.ipv6_pools == ("fd10:244::/64", "v6-pool")
 
 
 @pytest.mark.parametrize(

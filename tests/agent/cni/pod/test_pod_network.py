@@ -107,6 +107,32 @@ async def test_attaching_again_replaces_and_detaching_twice_succeeds(
     assert [item["ifname"] for item in inside(pod, "link") if item["ifname"] == "eth0"] == []
 
 
+async def test_an_interface_of_this_name_is_told_from_the_other_end_of_the_device(
+    pod: str, pods: NetlinkPodNetwork
+) -> None:
+    await attach(pods, attachment(pod))
+    assert (await pods.state(f"/run/netns/{pod}", "eth0", HOST)).paired
+    for made in (
+        f"link set eth0 netns {os.getpid()} name moved0",
+        "link add eth0 type veth peer name other0",
+    ):
+        subprocess.run(["ip", "-n", pod, *made.split()], check=True)
+    state = await pods.state(f"/run/netns/{pod}", "eth0", HOST)
+    assert (state.host is None, state.inside is None, state.paired) == (False, False, False)
+
+
+async def test_a_device_is_found_by_the_attachment_that_is_written_on_it(
+    pod: str, pods: NetlinkPodNetwork
+) -> None:
+    await attach(pods, attachment(pod))
+    second = replace(attachment(pod, "net1"), host_interface="cali0123456789b")
+    await attach(pods, second)
+    assert await pods.devices_of("c1", "eth0") == (HOST,)
+    assert await pods.devices_of("c1", "net1") == ("cali0123456789b",)
+    assert (await pods.devices_of("c1", "net2"), await pods.devices_of("c", "eth0")) == ((), ())
+    assert [await pods.owner(device) for device in (HOST, "cali0123456789b")] == ["c1", "c1"]
+
+
 async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str, pods: NetlinkPodNetwork) -> None:
     gone = Attachment(HOST, "eth0", "/run/netns/no-such-pod", "02:00:00:00:00:07", 1450, (ADDRESS,))
     with pytest.raises(

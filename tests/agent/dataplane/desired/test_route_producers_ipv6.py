@@ -128,3 +128,17 @@ def test_ipv6_is_forwarded_only_where_a_pool_of_it_is() -> None:
     assert sysctls(facts())["net/ipv6/conf/cali1/proxy_ndp"].value == "1"
     without = sysctls(facts(pools=(), endpoints=(Endpoint("cali1", (IPv4Address("10.1.0.7"),)),)))
     assert not any("ipv6" in name and not name.endswith("accept_ra") for name in without)
+
+
+def test_without_an_address_of_a_version_on_both_sides_there_is_no_tunnel_to_wait_for() -> None:
+    given = facts(ALWAYS)
+    alone = {**given.nodes, ME: replace(given.nodes[ME], underlay6=None, vxlan6=None)}
+    assert lines(replace(given, nodes=alone, bgp_nexthops={})) == OWN
+
+
+def test_a_node_of_ipv6_alone_has_its_tunnel_its_routes_and_an_mtu() -> None:
+    given = facts(ALWAYS)
+    alone = replace(given, nodes={name: replace(node, underlay=None) for name, node in given.nodes.items()})
+    assert lines(alone) == lines(given)
+    assert tunnels(alone) == tunnels(given)
+    assert (pod_mtu(alone), alone.parent) == (1430, given.links["eth0"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 import pytest
@@ -21,6 +21,7 @@ from agent.dataplane.inputs.underlay import MOST_NODES_ASKED, UnderlayRoutes
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import (
+    MACHINE_ANNOTATION,
     Metadata,
     Node,
     NodeAddress,
@@ -28,9 +29,13 @@ from agent.datastore.resources.resource_types import (
     NodeSpec,
     WorkloadEndpoint,
     WorkloadEndpointSpec,
+    encode,
 )
 from agent.datastore.state_cache import StateCache
+from agent.datastore.storage_layout import key_of
 from agent.netlink.objects import Address
+from ipam.etcd.store import Versioned
+from ipam.keys import affinity_key
 from ipam.model import NodeName
 from ipam.selector import parse
 from tests.fakes.kernel import FakeKernel
@@ -204,3 +209,60 @@ def test_calicos_prefixes_of_an_endpoint_are_its_own_and_bad_ones_nobodys() -> N
     texts = ["10.9.0.0/16", "fd09::/64", "10.9.0.1/16", "nonsense", ""]
     (found,) = gathered(endpoint("nat", allow_spoofed_source_prefixes=texts)).endpoints
     assert [str(prefix) for prefix in found.source_prefixes] == ["10.9.0.0/16", "fd09::/64"]
+
+
+def test_blocks_of_this_very_machine_under_an_older_name_are_its_own() -> None:
+    known, other = StateCache(ME), NodeName("node9")
+
+    def put(name: str, address: str, machine: str) -> None:
+        annotations = {MACHINE_ANNOTATION: machine}
+        spec = NodeSpec(bgp=NodeBGPSpec(ipv4_address=address))
+        node = Node(metadata=Metadata(name=name, annotations=annotations), spec=spec)
+        known.apply(key_of(node), Versioned(key_of(node), encode(node), 1))
+
+    block = IPv4Network("10.0.0.0/26")
+    claim = affinity_key(other, block)
+    known.apply(claim, Versioned(claim, b'{"state":"confirmed"}', 1))
+    put(ME, "172.26.0.11/20", "m1")
+    for address, machine, is_own in (
+        ("172.26.0.11/20", "m1", True),
+        ("172.26.0.11/20", "m2", False),
+        ("172.26.0.11/20", "", False),
+        ("172.26.0.12/20", "m1", False),
+    ):
+        put(other, address, machine)
+        found = Gatherer(known).gather(FactSettings(), {}, {}, {})
+        assert found.block_owners == {block: ME if is_own else other}
+        assert (other in found.nodes) is not is_own
+
+
+def test_a_block_stays_this_machines_while_its_older_record_is_gone_and_its_claim_not_yet() -> None:
+    known, other = StateCache(ME), NodeName("node9")
+    block = IPv4Network("10.0.0.0/26")
+    claim = affinity_key(other, block)
+    known.apply(claim, Versioned(claim, b'{"state":"confirmed"}', 1))
+    spec = NodeSpec(bgp=NodeBGPSpec(ipv4_address="172.26.0.11/20"))
+    nodes = [
+        Node(metadata=Metadata(name=name, annotations={MACHINE_ANNOTATION: "m1"}), spec=spec)
+        for name in (ME, other)
+    ]
+    for node in nodes:
+        known.apply(key_of(node), Versioned(key_of(node), encode(node), 1))
+    gatherer = Gatherer(known)
+    assert gatherer.gather(FactSettings(), {}, {}, {}).block_owners == {block: ME}
+    known.apply(key_of(nodes[1]), None)
+    assert gatherer.gather(FactSettings(), {}, {}, {}).block_owners == {block: ME}
+    stranger = Node(metadata=Metadata(name=other), spec=spec)
+    known.apply(key_of(stranger), Versioned(key_of(stranger), encode(stranger), 2))
+    assert gatherer.gather(FactSettings(), {}, {}, {}).block_owners == {block: other}
+
+
+def test_without_a_record_of_its_own_a_machine_has_no_path_to_a_node_with_its_address() -> None:
+    known, other = StateCache(ME), NodeName("node9")
+    node = Node(
+        metadata=Metadata(name=other), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address="172.26.12.198/20"))
+    )
+    known.apply(key_of(node), Versioned(key_of(node), encode(node), 1))
+    for address, expected in (("172.26.12.198/20", set()), ("172.26.12.199/20", {other})):
+        links = {"eth0": link(2, "eth0", 1500, address)}
+        assert Gatherer(known).gather(FactSettings(), links, {}, {}).nodes.keys() == expected

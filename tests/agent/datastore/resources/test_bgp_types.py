@@ -324,13 +324,24 @@ def test_a_table_shows_what_calicoctl_shows(one: Resource, row: list[str]) -> No
 
 @pytest.mark.parametrize(
     ("said", "meant"),
-    [("90s", 90.0), ("2m0s", 120.0), ("1h30m", 5400.0), ("500ms", 0.5), ("1.5s", 1.5)],
+    [
+        ("90s", 90.0),
+        ("2m0s", 120.0),
+        ("1h30m", 5400.0),
+        ("500ms", 0.5),
+        ("1.5s", 1.5),
+        ("0", 0.0),
+        (".5s", 0.5),
+        ("1.h", 3600.0),
+        ("+2m3s", 123.0),
+        ("250000µs", 0.25),
+    ],
 )
 def test_durations_are_read_as_go_writes_them(said: str, meant: float) -> None:
     assert seconds(said) == meant
 
 
-@pytest.mark.parametrize("said", ["", "9", "s", "1d", "-1s", "1s ", "1" * 99 + "s"])
+@pytest.mark.parametrize("said", ["", "9", "s", "1d", "-1s", "1s ", ".s", "+", "00", "٣s", "1" * 99 + "s"])
 def test_what_is_no_duration_is_refused(said: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         seconds(said)

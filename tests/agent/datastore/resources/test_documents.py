@@ -73,10 +73,7 @@ def test_the_articles_pool_is_read_as_it_is() -> None:
             (ippool(cidr=cidr), f"spec.cidr: {cidr} is IPv4 written as IPv6; write 10.9.0.0/24")
             for cidr in ("::ffff:10.9.0.0/120", "::ffff:a09:0/120")
         ],
-        (
-            ippool(cidr="fd00:0::/48"),
-            "spec.cidr: write fd00:0::/48 in its canonical form, fd00::/48",
-        ),
+        (ippool(cidr="10.0.0.1", blockSize=32), "spec.cidr: write 10.0.0.1 with its length, 10.0.0.1/32"),
         (ippool(cidr="169.254.0.0/20"), "spec.cidr: 169.254.0.0/20 overlaps the link-local range"),
         (
             ippool(cidr="10.0.0.0/16", allowedUses=["Pods"]),

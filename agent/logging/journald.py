@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from agent.log_stream import LogStream
+from agent.logging.log_stream import LogStream
 
 SOCKET = Path("/run/systemd/journal/socket")
 MOST_FIELD_BYTES = 8 << 10

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
+from agent.datastore.resources.endpoint_form import profile_key
+from agent.datastore.resources.namespace_profile import NAMESPACE_PROFILE, namespace_labels
 from agent.datastore.resources.resource_types import PLURALS, Node, WorkloadEndpoint
 from agent.datastore.resources.schema import value_at
 from agent.datastore.storage_layout import KIND_PREFIXES, pool_record, read_valid
 from ipam.codec import decode_reservation
 from ipam.etcd.store import Versioned
 from ipam.failures import Unreadable
-from ipam.keys import RESERVATIONS, resource_name
+from ipam.keys import RESERVATIONS, resource_name, resource_prefix
 from ipam.model import Address, PoolRecord, Prefix
 from ipam.stored_json import read_stored, stored_object
 
@@ -39,6 +41,12 @@ class Inventory:
     reserved: list[Prefix] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)
+    namespaces: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Namespaces of Kubernetes whose labels are known -> those."""
+    tunnels: dict[Address, list[str]] = field(default_factory=dict)
+    """The addresses of tunnels, and the nodes that name each as theirs."""
+    of_endpoints: dict[Address, str] = field(default_factory=dict)
+    """The addresses that endpoints name; `in_use` has one user of each alone."""
     unknown_users: set[str] = field(default_factory=set)
     """Keys of endpoints and nodes whose addresses cannot be read."""
 
@@ -65,13 +73,20 @@ def _reservation(found: Inventory, value: Versioned) -> None:
     found.reserved += decode_reservation(value)
 
 
+def _profile(found: Inventory, value: Versioned) -> None:
+    _, _, name = value.key.rpartition(f"/{NAMESPACE_PROFILE}")
+    if name and value.key == profile_key(f"{NAMESPACE_PROFILE}{name}"):
+        found.namespaces[name] = namespace_labels(value)
+
+
 def _endpoint(found: Inventory, value: Versioned) -> None:
     """What an endpoint says of addresses counts even if something else of it cannot be used."""
     name = resource_name(value.key, PLURALS["WorkloadEndpoint"]) or (None, value.key)
     document = _user_document(found, value)
     texts = value_at(document, ("spec", "ipNetworks")) or ()
     user = f"endpoint {'/'.join(filter(None, name))}"
-    _note(found, texts if isinstance(texts, list) else (texts,), user, value.key)
+    for address in _note(found, texts if isinstance(texts, list) else (texts,), user, value.key):
+        found.of_endpoints[address] = user
     read_valid(WorkloadEndpoint, value)
 
 
@@ -81,7 +96,8 @@ def _node(found: Inventory, value: Versioned) -> None:
         found.nodes.add(name[1])
         node = _user_document(found, value)
         texts = (text for path in TUNNEL_FIELDS if (text := value_at(node, path)) is not None)
-        _note(found, texts, f"node {name[1]}", value.key)
+        for address in _note(found, texts, f"node {name[1]}", value.key):
+            found.tunnels.setdefault(address, []).append(name[1])
     read_valid(Node, value)
 
 
@@ -94,17 +110,21 @@ def _user_document(found: Inventory, value: Versioned) -> dict[str, Any]:
         raise
 
 
-def _note(found: Inventory, texts: Iterable[object], user: str, key: str) -> None:
+def _note(found: Inventory, texts: Iterable[object], user: str, key: str) -> list[Address]:
+    addresses = []
     for text in texts:
         try:
-            found.in_use[ip_address(str(text).partition("/")[0])] = user
+            addresses.append(ip_address(str(text).partition("/")[0]))
         except ValueError:
             found.unknown_users.add(key)
+    found.in_use.update(dict.fromkeys(addresses, user))
+    return addresses
 
 
 _READERS: Mapping[str, Callable[[Inventory, Versioned], None]] = {
     KIND_PREFIXES["IPPool"]: _pool,
     RESERVATIONS: _reservation,
+    resource_prefix("profiles"): _profile,
     KIND_PREFIXES["WorkloadEndpoint"]: _endpoint,
     KIND_PREFIXES["Node"]: _node,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_network
 from typing import Any
@@ -13,9 +14,16 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.datastore import storage_layout
-from agent.datastore.resource_writer import MOST_ATTEMPTS, Effect, Exists, NotFound, ResourceWriter, WriteMode
 from agent.datastore.resources.documents import InvalidDocument, ParsedResource, read
 from agent.datastore.resources.schema import merged
+from agent.datastore.writing.resource_writer import (
+    MOST_ATTEMPTS,
+    Effect,
+    Exists,
+    NotFound,
+    ResourceWriter,
+    WriteMode,
+)
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.dry_run_store import DryRunStore
 from ipam.etcd.etcd_config import EtcdConfig
@@ -323,3 +331,42 @@ async def test_what_nobody_can_read_is_written_anew_by_who_applies_the_whole(
     assert (await writer.write(parsed, WriteMode.APPLY)).effect is Effect.CONFIGURED
     again = await writer.get(example.kind, example.name)
     assert type(again) is type(parsed.resource)
+
+
+@pytest.mark.parametrize(
+    ("cidr", "size", "rules", "sentence"),
+    [
+        ("10.0.0.0/16", 26, b"{}", None),
+        ("10.0.0.0/16", 29, b"{}", None),
+        ("10.0.0.0/16", 21, b"{}", None),
+        ("10.0.0.0/16", 20, b"{}", "etcd takes some 3335 of the 4096 addresses of a block /20"),
+        ("fd00::/112", 116, b"{}", "of a block /116"),
+        ("10.0.0.0/16", 32, b"{}", "20 blocks of /32 are 20 addresses .*--strictaffinity true .*host 110$"),
+        ("10.0.0.0/16", 30, b"{}", "20 blocks of /30 are 80 addresses .*--max-blocks-per-host 28$"),
+        ("fd00::/112", 128, b"{}", "20 blocks of /128 are 20 addresses"),
+        ("10.0.0.0/28", 32, b"{}", None),  # the whole pool
+        (
+            "10.0.0.0/24",
+            26,
+            b'{"strict_affinity":true,"maxBlocksPerHost":1}',
+            "configure --max-blocks-per-host 2$",
+        ),
+        ("10.0.0.0/16", 32, b'{"strict_affinity":true,"maxBlocksPerHost":200}', None),
+        ("10.0.0.0/16", 32, b"{", "20 blocks of /32"),
+    ],
+)
+async def test_a_block_size_that_will_cost_its_nodes_dearly_is_written_and_warned_of(
+    writer: ResourceWriter, store: Store, cidr: str, size: int, rules: bytes, sentence: str | None
+) -> None:
+    await store.commit((), (Put(IPAM_CONFIG, rules),))
+    made = await writer.write(found(POOL, {"cidr": cidr, "blockSize": size}), WriteMode.APPLY)
+    assert made.effect is Effect.CREATED
+    if sentence is None:
+        assert made.warnings == ()
+    else:
+        (warning,) = made.warnings
+        assert re.search(sentence, warning)
+        assert warning.startswith("f: line ")
+        assert "spec.blockSize: " in warning
+    again = await writer.write(found(POOL, {"cidr": cidr, "blockSize": size}), WriteMode.APPLY)
+    assert again.warnings == (), "what changes nothing is not told again"

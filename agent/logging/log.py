@@ -1,6 +1,6 @@
 """Sets structlog up: events as fields to journald, or as lines on standard error, for people or as JSON.
 
-Promises: under systemd each field can be asked for (`journalctl TORTIE_EVENT=datastore.away`) and each event has its
+Promises: under systemd each field can be asked for (`journalctl TORTIE_EVENT=trouble.began`) and each event has its
 priority; lines that repeat are counted and logged now and then; a text from outside forges no line and moves no
 cursor; whoever logs never waits, and what libraries say by `logging` goes the same way. Does not know: what is logged.
 No secret is logged: settings hold only paths of secret files.
@@ -18,8 +18,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from agent import journald
-from agent.log_stream import LogStream
+from agent.logging import journald
+from agent.logging.log_stream import LogStream
 
 PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """syslog(3) numbers."""

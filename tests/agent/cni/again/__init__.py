@@ -1,0 +1,1 @@
+"""One attachment, called for more than once, with any arguments: its own is found, nobody else's is touched."""

@@ -1,0 +1,1 @@
+"""Labs of one question: whether a node stays what it is."""
