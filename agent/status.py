@@ -106,6 +106,14 @@ def _underlay_troubles(facts: Facts, own: Address) -> Iterator[Trouble]:
             "other nodes do not reach this one",
             f"ip link set {parent.name} up",
         )
+    elif not parent.carrier:
+        yield Trouble(
+            TroubleKind.UNDERLAY,
+            parent.name,
+            f"it bears the node's address {own} and has no carrier",
+            "other nodes do not reach this one",
+            "look at the cable, the port of the switch, or the other end of the pair",
+        )
     six = facts.parent_of(6) or parent
     if most is not None and most < LEAST_MTU and has_ipv6(facts):
         yield Trouble(

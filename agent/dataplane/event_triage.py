@@ -70,7 +70,10 @@ class EventTriage:
 
     def _link(self, event: LinkChanged, desired: DesiredState, unsettled: Collection[RouteKey]) -> Urgency:
         name, is_ours = event.name, event.name in OUR_TUNNELS
-        if not is_ours and self.links.matches(event):
+        is_pods = name.startswith(
+            WORKLOAD_PREFIX
+        )  # its carrier comes a moment after it, and nothing follows of it
+        if not is_ours and self.links.matches(event, whatever_carrier=is_pods):
             return Urgency.NOTHING
         self.links.invalidate(name, event.seen.index if event.seen is not None else None)
         self.applier.link_changed(name)
@@ -78,7 +81,7 @@ class EventTriage:
             self.stale.update({Kind.TUNNEL} if not event.gone else Kind)
         elif event.gone:
             self.gone.add(name)
-        if not name.startswith(WORKLOAD_PREFIX):
+        if not is_pods:
             return Urgency.NOW
         if event.gone:
             return Urgency.SOON

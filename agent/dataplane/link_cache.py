@@ -53,12 +53,15 @@ class LinkCache:
         """Something may have happened to any."""
         self._all_invalid = True
 
-    def matches(self, event: LinkChanged) -> bool:
-        """Whether an event says of a link what is known of it: a carrier that came, a counter, an alias."""
+    def matches(self, event: LinkChanged, *, whatever_carrier: bool = False) -> bool:
+        """Whether an event says of a link what is known of it, but for its carrier if that is all the same."""
         known = self.links.get(event.name)
         if known is None or self._all_invalid or event.name in self._invalid:
             return False
-        return not event.gone and replace(known, addresses=(), flagged=()) == event.seen
+        if event.gone or event.seen is None:
+            return False
+        carrier = event.seen.carrier if whatever_carrier else known.carrier
+        return replace(known, addresses=(), flagged=(), carrier=carrier) == event.seen
 
     async def read(self) -> frozenset[str] | None:
         """Read what is invalid; the names of those that are not as they were, None: any may be. Raises KernelError."""

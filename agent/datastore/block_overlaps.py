@@ -18,7 +18,7 @@ from ipam.failures import StoreError
 from ipam.keys import block_key
 from ipam.model import Prefix
 
-SECONDS_BETWEEN = 0.8
+SECONDS_BETWEEN = 0.5
 """Looks, if there is something to look at."""
 MOST_OVERLAPS = 32
 """Blocks that another overlaps, named one by one."""

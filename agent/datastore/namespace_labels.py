@@ -21,7 +21,7 @@ from ipam.etcd.store import Store
 from ipam.failures import StoreError, StoreRefused, Unreadable
 from ipam.model import Namespace, PoolRecord
 
-AGAIN_SECONDS = 0.8
+AGAIN_SECONDS = 0.5
 """Labels that are known again are told as known within a second."""
 MOST_NAMESPACES = 128
 """Whose labels were not known and that are told; more are not remembered."""

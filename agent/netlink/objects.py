@@ -327,6 +327,8 @@ class Link:
     """(address, prefix length)."""
     flagged: tuple[tuple[Address, AddressFlag], ...] = ()
     """Those of the addresses of which the kernel says more."""
+    carrier: bool = True
+    """Whether the medium below is there: a cable, the other end of a pair."""
 
     def flags(self, address: Address) -> AddressFlag:
         """What the kernel says of one of the addresses."""

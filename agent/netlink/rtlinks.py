@@ -34,7 +34,7 @@ IFA_F_NODAD = 0x02
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 NUD_STALE, NUD_PERMANENT = 0x04, 0x80
 NTF_SELF, NTF_EXT_LEARNED = 0x02, 0x10
-IFF_UP = 0x1
+IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 RT_SCOPE_UNIVERSE = 0
 RTEXT_FILTER_SKIP_STATS = 0x8
 
@@ -62,13 +62,16 @@ class LinkRow:
     """Index of the device below (IFLA_LINK)."""
     data: bytes
     """IFLA_INFO_DATA: attributes of the kind."""
+    carrier: bool
 
     def link(self, rows: Iterable[AddressRow]) -> Link:
         """As a fact, with these addresses, which are its own."""
         own = list(rows)
         addresses = tuple((row.address, row.length) for row in own)
         flagged = tuple((row.address, row.flags) for row in own if row.flags)
-        return Link(self.index, self.name, self.kind, self.mtu, self.up, self.mac, addresses, flagged)
+        return Link(
+            self.index, self.name, self.kind, self.mtu, self.up, self.mac, addresses, flagged, self.carrier
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,7 @@ def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
         kind=_text(inner[IFLA_INFO_KIND]) if IFLA_INFO_KIND in inner else None,
         lower=number(words[IFLA_LINK]) if IFLA_LINK in words else None,
         data=inner.get(IFLA_INFO_DATA, b""),
+        carrier=bool(flags & IFF_LOWER_UP),
     )
 
 

@@ -16,6 +16,7 @@ from agent.dataplane.explain.route_troubles import RouteTroubles, Surroundings
 from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.reconciler import Reconciler
+from agent.dataplane.rule_monitor import RuleMonitor
 from agent.datastore.availability import Asked, Availability
 from agent.datastore.block_overlaps import BlockOverlaps
 from agent.datastore.namespace_labels import NamespaceLabels
@@ -79,6 +80,7 @@ class Watches:
             of.bgp.mesh_sessions,
             lambda: of.bgp.drained is None,
         )
+        self._rules = RuleMonitor(of.kernel, of.reconciler.snapshot)
         self._routes = RouteTroubles(of.reconciler.snapshot, desired.without, around)
 
     @property
@@ -96,6 +98,7 @@ class Watches:
             self.limits.troubles,
             self._pool_troubles,
             self._routes.troubles,
+            self._rules.troubles,
         )
 
     @property
@@ -109,6 +112,7 @@ class Watches:
             "limits": self.limits.run,
             "calico's remains": self.calico.run,
             "filter counters": self.filter.run,
+            "routing rules": self._rules.run,
             "address conflicts": self._conflicts.run,
             "clock": self._jumps.run,
         }

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from agent.node.machine import ANNOTATION
 from agent.node_agent import Agent
 from agent.trouble import UNREADY, TroubleKind
 from ipam.etcd.store import Delete, Put
-from ipam.keys import affinity_key
+from ipam.keys import affinity_key, block_key
 from ipam.model import HandleId, NodeName
 from tests import ROOT
 from tests.fixtures.etcd import Etcd, start_etcd
@@ -191,11 +192,10 @@ async def another_machine_has_our_name(world: World) -> AsyncIterator[None]:
 
 
 @cause(TroubleKind.DATASTORE, alone=True)
-async def the_watches_are_refused(world: World) -> AsyncIterator[None]:
-    syncer = world.agent._syncer
-    syncer.trouble = "connection refused"
+async def etcd_is_killed(world: World) -> AsyncIterator[None]:
+    world.etcd.kill()
     yield
-    syncer.trouble = None
+    await asyncio.to_thread(world.etcd.start)
 
 
 @cause(TroubleKind.MISSING)
@@ -216,7 +216,7 @@ async def a_value_is_damaged(world: World) -> AsyncIterator[None]:
 
 @cause(TroubleKind.CERTIFICATE)
 async def a_certificate_ends(world: World) -> AsyncIterator[None]:
-    channels = world.agent._store.channels
+    channels = world.agent._etcd.channels
     before, channels.expiries = channels.expiries, {"/c.pem": SystemClock().wall()}
     yield
     channels.expiries = before
@@ -374,10 +374,54 @@ async def nobody_reads_standard_error(world: World) -> AsyncIterator[None]:
     stream.write("x")
 
 
+@cause(TroubleKind.BLOCK)
+async def the_allocator_passes_a_block_over(world: World) -> AsyncIterator[None]:
+    ours, other = ip_network("192.168.9.0/26"), ip_network("192.168.9.0/28")
+    await world.agent._store.commit((), (Put(block_key(other), b"{}"),))
+    passed_over = world.agent._allocator._queues[ME].cache.passed_over
+    passed_over[ours] = other
+    yield
+    await world.agent._store.commit((), (Delete(block_key(other)),))
+
+
+@cause(TroubleKind.NAMESPACE, alone=True)
+async def a_namespaces_labels_are_asked_for_that_nobody_wrote(world: World) -> AsyncIterator[None]:
+    spec = msgspec.structs.replace(POOL.spec, cidr="10.77.0.0/16", namespace_selector="team == 'a'")
+    pool = IPPool(metadata=Metadata(name="teams"), spec=spec)
+    await world.put(pool)
+    while len(world.agent._state.usable_pools) < 2:
+        await world.agent._reconciler.wait_for_routes([], PATIENCE_SECONDS)
+    await world.agent._watches.namespaces.of("nobody")
+    yield
+    await world.delete(pool)
+
+
+@cause(TroubleKind.CLOCK)
+async def the_clock_is_set(world: World) -> AsyncIterator[None]:
+    jumps = world.agent._watches._jumps
+    jumps._offset -= 100.0
+    yield
+    jumps._offset += 100.0
+
+
+@cause(TroubleKind.OVERLAP)
+async def this_machine_has_a_pools_address(_: World) -> AsyncIterator[None]:
+    ip("link add docker0 type bridge")
+    ip("addr add 192.168.77.1/24 dev docker0")
+    yield
+    ip("link del docker0")
+
+
+@cause(TroubleKind.LIMIT)
+async def a_policy_is_written(world: World) -> AsyncIterator[None]:
+    key = "/calico/resources/v3/projectcalico.org/globalnetworkpolicies/p"
+    await world.agent._store.commit((), (Put(key, b"{}"),))
+    yield
+    await world.agent._store.commit((), (Delete(key),))
+
+
 @cause(TroubleKind.PREFIX)
 async def a_node_claims_what_lies_in_no_pool(world: World) -> AsyncIterator[None]:
-    from ipaddress import ip_network
-
     key = affinity_key(OTHER, ip_network("10.99.0.0/26"))
     await world.agent._store.commit((), (Put(key, b'{"state": "confirmed"}'),))
     yield

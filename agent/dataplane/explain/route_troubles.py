@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.dataplane.desired.route_producers import NoRoute
+from agent.dataplane.explain.overridden_routes import overridden
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kinds.kernel_routes import conflict_reason
@@ -54,6 +55,7 @@ def route_troubles(
     yield from _tunnels(snapshot, waiting)
     yield from _interfaces(waiting, around)
     yield from _conflicts(snapshot)
+    yield from _overridden(snapshot)
     yield from _refused(snapshot)
     yield from _no_way(snapshot, without, around)
     yield from _other_refusals(snapshot)
@@ -130,6 +132,25 @@ def _conflicts(snapshot: RouteSnapshot) -> Iterator[Trouble]:
         about = f"routes of protocol {protocol} in the place of ours"
         yield Trouble(TroubleKind.ROUTE, about, evidence, "packets go where they lead")
     yield from _rest(TroubleKind.ROUTE, found, "protocols of routes stand in the place of ours")
+
+
+def _overridden(snapshot: RouteSnapshot) -> Iterator[Trouble]:
+    """By the protocol of the others' routes, as above."""
+    found: dict[str, list[tuple[Route, Route]]] = defaultdict(list)
+    desired, actual = snapshot.desired.dataplane.routes, snapshot.actual.routes
+    for ours, other in overridden(desired, actual, snapshot.ownership):
+        found[protocol_name(other.protocol)].append((ours, other))
+    for protocol, some in _most(found):
+        ours, other = some[0]
+        evidence = f"{other} lies in {ours.key}, to which our route leads by {ours.device}"
+        if len(some) > 1:
+            evidence = f"{len(some)} of them, one is {evidence}"
+        about = f"routes of protocol {protocol} inside ours"
+        cure = "remove them, or give the network a range outside the pools"
+        yield Trouble(
+            TroubleKind.ROUTE, about, evidence, "packets to what they cover go where they lead", cure
+        )
+    yield from _rest(TroubleKind.ROUTE, found, "protocols of routes lie inside ours")
 
 
 def _refused(snapshot: RouteSnapshot) -> Iterator[Trouble]:
