@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.lab import lab_processes, lifecycle
-from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.lab_plan import LabError, LabNode, Mode
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod
@@ -211,7 +211,7 @@ class Campaign:
         began = time.monotonic()
         try:
             lab_processes.wait_for(what, lambda: not missing(), 10)
-        except lab_processes.LabError:
+        except LabError:
             left = missing()
             self.violations.append(f"not {what}: {left}; junk was {words}")
         took = time.monotonic() - began

@@ -21,13 +21,20 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabError, Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod
-from tests.chaos.breakages import BREAKAGES, Breakage
+from tests.chaos import cluster_breakages, host_breakages
+from tests.chaos.breaking import Breakage
 from tests.chaos.invariants import CALM_SECONDS
 from tests.chaos.rounds import Outcome
 from tests.chaos.world import STEADY, World
 from tests.scenes.lab.labs import named
 from tests.scenes.lab.pinging import pinging
 
+BREAKAGES = [
+    found
+    for module in (host_breakages, cluster_breakages)
+    for found in vars(module).values()
+    if isinstance(found, Breakage)
+]
 SECOND = 1.0
 """In which what is broken is mended by the agent, or told."""
 LOOK_ROUNDS = 25

@@ -23,7 +23,7 @@ class DesiredObjects:
         self._neighbours = Memo[Mapping[tuple[str, Address], Neighbour]](by_identity=False)
         self._fdb = Memo[Mapping[tuple[str, str], FdbEntry]](by_identity=False)
         self._sysctls = Memo[Mapping[str, Sysctl]](by_identity=True)
-        self._ways: tuple[str, ...] = ()
+        self._forwarding: tuple[str, ...] = ()
         self._filter = DesiredFilter()
 
     def dataplane(self, facts: Facts, routes: Mapping[RouteKey, Route]) -> Dataplane:
@@ -43,10 +43,12 @@ class DesiredObjects:
 
     def _sysctls_of(self, facts: Facts, devices: Iterable[str]) -> Mapping[str, Sysctl]:
         parent = facts.parent_of(4)
-        ways = (*([parent.name] if parent is not None else []), *devices)
-        if ways != self._ways:
-            self._ways = ways
-        return self._sysctls.get(lambda: sysctls(facts, ways), facts.endpoints, facts.pools, self._ways)
+        forwarding = (*([parent.name] if parent is not None else []), *devices)
+        if forwarding != self._forwarding:
+            self._forwarding = forwarding
+        return self._sysctls.get(
+            lambda: sysctls(facts, forwarding), facts.endpoints, facts.pools, self._forwarding
+        )
 
 
 def masquerade(facts: Facts) -> Masquerade:

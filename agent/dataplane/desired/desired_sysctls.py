@@ -34,12 +34,12 @@ FORWARDING = Sysctl("net/ipv4/ip_forward", "1")
 FORWARDING_6 = Sysctl("net/ipv6/conf/all/forwarding", "1")
 
 
-def sysctls(facts: Facts, ways: Iterable[str] = ()) -> dict[str, Sysctl]:
-    """The sysctls for forwarding, those of each interface to other nodes (`ways`), and those of each pod's."""
+def sysctls(facts: Facts, forwarding: Iterable[str] = ()) -> dict[str, Sysctl]:
+    """The sysctls for forwarding, those of other interfaces that are to forward, and those of each pod's."""
     found = {FORWARDING.name: FORWARDING}
     if any(pool.cidr.version == 6 for pool in facts.pools):
         found[FORWARDING_6.name] = FORWARDING_6
-    for name in (FORWARDING_OF.format(way) for way in ways):
+    for name in (FORWARDING_OF.format(device) for device in forwarding):
         found[name] = Sysctl(name, "1")
     for endpoint in facts.endpoints:
         dual = any(address.version == 6 for address in endpoint.addresses)

@@ -377,6 +377,20 @@ def _changed(whole: Any, path: tuple[Any, ...], value: object) -> bytes:
 def odd_keys(prefix: str) -> tuple[str, ...]:
     """Keys below a prefix that are none of its kind's."""
     long = "x" * 300
-    parts = ("", "/", "a/b/c", "//x", "a//b", "%2F", "a%2F", "a%", "a b", "-", "\u00fc", "\u202ex", long)
+    parts: tuple[str, ...] = (
+        "",
+        "/",
+        "a/b/c",
+        "//x",
+        "a//b",
+        "%2F",
+        "a%2F",
+        "a%",
+        "a b",
+        "-",
+        "\u00fc",
+        "\u202ex",
+        long,
+    )
     parts += ("\x00", "\udcff", "a\udcfe/b")
     return tuple(f"{prefix}{part}" for part in parts)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.lab import lab_processes, lifecycle
-from agent.lab.lab_plan import Mode
+from agent.lab.lab_plan import LabError, Mode
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod
@@ -91,9 +91,9 @@ def wait_until_quiet(lab: Lab) -> None:
 
 def tortie(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person does."""
-    return subprocess.run(
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
         [*COMMAND, *words], capture_output=True, text=True, check=False, timeout=120, **more
-    )  # type: ignore[call-overload, no-any-return]
+    )
 
 
 class RouteMonitors:
@@ -110,7 +110,7 @@ class RouteMonitors:
         try:
             for name in self._spaces:
                 lab_processes.wait_for("the monitor", lambda: self._hears(name), 20)  # noqa: B023
-        except lab_processes.LabError:
+        except LabError:
             self.close()
             raise
 
