@@ -1,4 +1,4 @@
-"""What docs/security.md promises is proved by the tests that it names: each is there, and each row has one."""
+"""What docs/security.md promises, and tests/cases.md tells of, is proved by the tests that they name: each is there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from tests import ROOT
 
 TEXT = (ROOT / "docs/security.md").read_text()
+CASES = (ROOT / "tests/cases.md").read_text()
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 ROW = re.compile(r"^\| (?!---)(.+) \| (.+) \|$", re.MULTILINE)
 
@@ -34,6 +35,11 @@ def unproved(text: str) -> list[str]:
 
 def test_every_test_that_the_page_names_is_there() -> None:
     assert missing(TEXT, ROOT) == []
+
+
+def test_every_case_that_somebody_met_has_its_test() -> None:
+    assert missing(CASES, ROOT) == []
+    assert [case for case in unproved(CASES) if case != "case"] == []
 
 
 def test_every_promise_of_the_page_names_its_proof() -> None:
