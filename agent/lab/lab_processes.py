@@ -35,8 +35,8 @@ END_SECONDS = 10.0
 ANSWER_SECONDS = 2.0
 MOST_HEALTH_BYTES = 4096
 CALL_SECONDS = 30.0
-NO_FILTER = "cannot hold the nftables table"
-"""In the trouble of a kernel without nftables, such as a guest's: it has all but the workload filter."""
+NO_NFTABLES = ("cannot hold the nftables table", "this kernel has no nftables")
+"""In troubles of a kernel without nftables, such as a guest's: it has all but the workload filter and natOutgoing."""
 
 
 def inside(namespace: str, command: list[str]) -> list[str]:
@@ -163,9 +163,13 @@ def wait_for_agents(plan: LabPlan, progress: Callable[[int], None] = lambda _: N
     wait_for("the agents", ready, seconds, lambda: _tail((waiting or plan.nodes)[0].directory / "agent.log"))
 
 
+def _is_of_the_kernel(trouble: str) -> bool:
+    return any(words in trouble for words in NO_NFTABLES)
+
+
 def _in_session(node: LabNode, wanted: int) -> bool:
     status = agent_status(node)
-    if not status or any(NO_FILTER not in text for text in status["troubles"]):
+    if not status or not all(map(_is_of_the_kernel, status["troubles"])):
         return False
     established: int = sum(peer["state"] == "Established" for peer in status["peers"])
     return established == wanted
