@@ -239,10 +239,11 @@ class AgentStatus:
             return
         why = self.not_ready()
         is_new = (self.clock.wall() - self.started).total_seconds() < PATIENCE_SECONDS
-        is_known = self.syncer.trouble is not None or self.node_resource.trouble is not None
+        is_locked = self.state.lock.reason is not None
+        is_known = is_locked or self.syncer.trouble is not None or self.node_resource.trouble is not None
         if why is None or (is_new and not is_known):
             return
-        registered = self.syncer.in_sync and self.syncer.trouble is None
+        registered = self.syncer.in_sync and self.syncer.trouble is None and not is_locked
         yield in_a_sentence(TroubleKind.REGISTRATION if registered else TroubleKind.DATASTORE, why)
 
     def status(self, *, ready: bool) -> dict[str, Any]:

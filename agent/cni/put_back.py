@@ -92,7 +92,7 @@ class PutBack:
         return (self._looked and not self._claimed) or self._clock.now() > self._settled_at
 
     def trigger(self) -> None:
-        """The datastore changed: look soon, if a living pod is lost, or a block of this node was given away."""
+        """The datastore changed: look soon, if a living pod is lost, or a block that one has its address of."""
         if self._has_lost_a_block() or self._cluster.lost or self._refused or not self._looked:
             self._trigger.set()
 
@@ -102,7 +102,8 @@ class PutBack:
             return False
         owned = own_blocks(now, self._dependencies.node)
         self._owned = now, owned
-        return bool(before - owned)
+        lost = before - owned
+        return any(address in block for block in lost for address in self._dependencies.living.in_use)
 
     def look(self) -> None:
         """The datastore is older than it was, or another one: look at everything."""

@@ -21,7 +21,7 @@ from agent.dataplane.kernel.dataplane_objects import Masquerade
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import LARGEST_TTL_ANNOTATION, PLURALS
 from agent.netlink.kernel_errors import Unsupported
-from agent.node.machine import ANNOTATION
+from agent.node.machine import ANNOTATION, CLAIM_ANNOTATION, LIFE_ANNOTATION
 from agent.node.takeover import MOST_WRITES, record_of
 from agent.service.start import take_agent_lock
 from ipam.etcd.store import Committed, Put, Store, Unchanged, optimistic
@@ -31,6 +31,8 @@ from ipam.model import NodeName
 MARKS: Mapping[str, str] = {
     LARGEST_TTL_ANNOTATION: "the other nodes demand TTL 255 of its BGP packets, which BIRD sends with less",
     ANNOTATION: "which machine the node is",
+    LIFE_ANNOTATION: "which of several machines with one id the node is",
+    CLAIM_ANNOTATION: "that a machine has asked whether another one with its id lives",
 }
 """Our annotations on a Node resource -> what they mean."""
 

@@ -90,7 +90,7 @@ def test_the_hardening_is_in_force_and_everything_works_behind_it(cluster: Clust
     )
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert status["Umask"] == "0077"
-    assert status["CapBnd"] == f"{1 << 12 | 1 << 10 | 1 << 21 | 1 << 19:016x}"
+    assert status["CapBnd"] == f"{1 << 12 | 1 << 13 | 1 << 10 | 1 << 21 | 1 << 19:016x}"
     assert node.run(f"nsenter -t {pid} -m touch /etc/written").returncode != 0
     assert node.run(f"journalctl -u {AGENT} -o cat | grep -iE 'denied|not permitted|read-only'").stdout == ""
 
@@ -188,7 +188,7 @@ def test_a_start_without_etcd_touches_no_route_says_what_it_waits_for_and_is_rea
     with cluster.watched() as watched:
         cluster.machines.stop_etcd()
         node.done(f"systemctl --no-block restart {AGENT}")
-        waits = "routes stay as they were: the datastore has not been read yet (no answer"
+        waits = "routes stay as they were: the datastore has not been read yet ("
         wait_for("what it waits for", lambda: waits in node.show(AGENT, "StatusText"), 20)
         assert node.show(AGENT, "ActiveState") == "activating"
         assert cluster.is_routed()

@@ -43,6 +43,7 @@ MACHINE_COMMANDS = frozenset(("cni", "install", "reload", "uninstall"))
 ELSEWHERE = {
     "tortie lab demo": "tests/lab/test_command_line.py runs it, and counts its pings",
     "tortie node return-to-calico --yes": "tests/lab/beside/test_migration.py, with the agent stopped",
+    "tortie node takeover --from node2": "tests/lab/node/test_node_identity.py, with a machine that was renamed",
     "tortie node remove-calico --undo calico-undo.txt": "tests/lab/test_calicos_remains.py, with rules to put back",
 }
 """Example -> the reason why no test of examples runs it."""
