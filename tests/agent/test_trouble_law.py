@@ -65,9 +65,10 @@ async def node(directory: Path) -> AsyncIterator[World]:
         world = World(agent, etcd, said, pipe, directory, asyncio.Event())
         told = agent._watch._changed
         agent._watch._changed = lambda: (told(), world.changed.set())  # type: ignore[func-returns-value,assignment]
-        await world.put(POOL, *PODS)
-        tasks = [asyncio.create_task(one) for one in (agent.run(), world.measure())]
+        tasks: list[asyncio.Task[None]] = []
         try:
+            await world.put(POOL, *PODS)
+            tasks += [asyncio.create_task(one) for one in (agent.run(), world.measure())]
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while not agent._supervision.ready or agent._watch.listed or not agent._bgp.converged:
                     await agent._reconciler.wait_for_routes([], PATIENCE_SECONDS)

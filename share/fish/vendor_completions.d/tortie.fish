@@ -50,8 +50,8 @@ function _shtab_tortie_using
   test "$_shtab_tortie_cmdpath" = "$argv"
 end
 
-set -g _shtab_tortie_commands get create apply replace delete validate patch label node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
-set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
+set -g _shtab_tortie_commands get create apply replace delete validate patch label datastore 'datastore migrate' 'datastore migrate lock' 'datastore migrate unlock' node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node return-to-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
+set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --from --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
 
 complete -c tortie -e
 complete -c tortie -f

@@ -286,6 +286,7 @@ JUNK = "\x07~ no such thing"
 """A text that is no name, address, selector or word of anything."""
 ANY_TEXT = frozenset(
     {
+        *("clusterGUID", "clusterType", "calicoVersion"),
         *("apiVersion", "uid", "creationTimestamp", "labels", "annotations", "labelsToApply"),
         *("orchestrator", "nodeName", "type", "pod", "containerID", "endpoint", "profiles", "workload"),
         *("filters", "logSeverityScreen", "handle_id", "secondary", "wireguard"),

@@ -39,6 +39,7 @@ from agent.node.machine import ANNOTATION
 from agent.node_agent import Agent
 from agent.trouble import UNREADY, TroubleKind
 from ipam.etcd.store import Delete, Put
+from ipam.failures import StoreUnavailable
 from ipam.keys import affinity_key, block_key
 from ipam.model import HandleId, NodeName
 from tests.fixtures.etcd import Etcd
@@ -75,8 +76,13 @@ class World:
             self.late += max(0.0, time.monotonic() - due - TICK_SECONDS)
 
     async def put(self, *resources: Resource) -> None:
-        """Write as somebody else would."""
-        await self.agent._store.commit((), tuple(Put(key_of(one), encode(one)) for one in resources))
+        """Write as somebody else would; a machine that is busy with other tests may keep etcd from its disk."""
+        operations = tuple(Put(key_of(one), encode(one)) for one in resources)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                with suppress(StoreUnavailable):
+                    await self.agent._store.commit((), operations)
+                    return
 
     async def delete(self, *resources: Resource) -> None:
         await self.agent._store.commit((), tuple(Delete(key_of(one)) for one in resources))

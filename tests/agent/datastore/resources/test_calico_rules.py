@@ -60,7 +60,6 @@ CASES: list[Case] = [
         {**POOL, "namespaceSelector": "all()", "allowedUses": ["Workload", "Tunnel"]},
         "spec.namespaceSelector: ",
     ),
-    ("IPPool", "p", {**POOL, "namespaceSelector": "x ==="}, "spec.namespaceSelector: unexpected"),
     (
         "IPPool",
         "p",
