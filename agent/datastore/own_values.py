@@ -32,7 +32,7 @@ from ipam.keys import BLOCKS, HANDLES, IPAM_CONFIG, RESERVATIONS, block_key, han
 from ipam.model import Prefix
 
 LOOK_SECONDS = 300.0
-SOON_SECONDS = 0.3
+SOON_SECONDS = 0.1
 """What changes within this time is read together, and of a key the last value alone."""
 FEWEST_SECONDS = 5.0
 """Between two looks at blocks and handles that are this node's now; one comes with each pod."""
