@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
@@ -34,10 +34,9 @@ from ipam.model import Prefix
 LOOK_SECONDS = 300.0
 SOON_SECONDS = 0.1
 """What changes within this time is read together, and of a key the last value alone."""
-FEWEST_SECONDS = 5.0
-"""Between two looks at blocks and handles that are this node's now; one comes with each pod."""
 MOST_WATCHES = 10
-"""Streams at once; where one more would be needed, all is read anew."""
+"""Streams at once: of the reservations, of what was this node's at the look, of what became so since. Where one more
+would be needed, one takes the place of these last."""
 RETRY_SECONDS = 1.0
 """While the datastore is away, or was not read yet."""
 MOST_HANDLES = 4096
@@ -72,6 +71,9 @@ class OwnValues:
         self._unreadable = UnreadableValues()
         self._handles: dict[str, tuple[str, ...]] = {}
         """Key of an own block -> the keys of the handles that hold something of it, when it was last readable."""
+        self._told_at: dict[str, int] = {}
+        """Key of a handle -> the revision of the block that first named it, as told by a watch: both are written in one
+        transaction, so a watch from there on has the handle's own value."""
         self._changed: dict[str, Versioned | None] = {}
         """Key -> its last value by the watches, not read yet; bounded by what is watched."""
         self._wake = asyncio.Event()
@@ -82,16 +84,15 @@ class OwnValues:
 
     async def run(self) -> None:
         """Look and watch until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             if not self._may_read():
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             try:
-                began, revision = loop.time(), await self.look()
+                revision = await self.look()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_SECONDS * random.uniform(0.75, 1.0)):
-                        await self.follow(revision, began + FEWEST_SECONDS)
+                        await self.follow(revision)
             except StoreError as error:
                 log.info("datastore.own_values_not_read", why=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
@@ -116,15 +117,16 @@ class OwnValues:
             self._read(stored)
         return listing.revision + 1
 
-    async def follow(self, revision: int, earliest: float) -> None:
+    async def follow(self, revision: int) -> None:
         """Read what changes from a revision on; what becomes this node's later is read and watched beside that.
 
-        Ends when a watch does, or when there would be too many. Raises StoreError.
+        Ends when a watch does. Raises StoreError.
         """
-        loop, keys = asyncio.get_running_loop(), self._watched()
+        at_the_look = watched = self._watched()
+        self._told_at.clear()
         watches = [
             asyncio.ensure_future(self._note(self._store.watch(RESERVATIONS, revision))),
-            asyncio.ensure_future(self._note(self._store.watch_keys(sorted(keys), revision))),
+            self._watch(at_the_look, revision),
         ]
         try:
             while not any(watch.done() for watch in watches):
@@ -135,25 +137,45 @@ class OwnValues:
                 self._wake.clear()
                 self._read_changed()
                 self._forget_others()
-                if loop.time() < earliest or not (new := self._watched() - keys):
+                if not (new := self._watched() - watched):
                     continue
-                if len(watches) == MOST_WATCHES:
-                    return
-                start = await self._look_at(new)
-                watches.append(asyncio.ensure_future(self._note(self._store.watch_keys(sorted(new), start))))
-                keys, earliest = keys | new, loop.time() + FEWEST_SECONDS
+                watched |= new
+                if len(watches) < MOST_WATCHES:
+                    watches.append(self._watch(new, await self._start_of(new)))
+                    continue
+                watched = self._watched() | at_the_look
+                later = watched - at_the_look
+                watches.append(self._watch(later, await self._look_at(later)))
+                await _end(watches[2:-1])
+                del watches[2:-1]
             for watch in watches:
                 if watch.done():
                     watch.result()
         finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
+            await _end(watches)
 
-    async def _look_at(self, keys: Iterable[str]) -> int:
+    def _watch(self, keys: Iterable[str], revision: int) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._note(self._store.watch_keys(sorted(keys), revision)))
+
+    async def _start_of(self, keys: Collection[str]) -> int:
+        """The revision from which on a watch has all that is not known of keys that are this node's now.
+
+        Raises StoreError.
+        """
+        told = [self._told_at[key] for key in keys if key in self._told_at]
+        return min(told) if len(told) == len(keys) else await self._look_at(keys)
+
+    async def _look_at(self, keys: Collection[str]) -> int:
         """Read values that are this node's now. The revision from which on their changes are news."""
         revision = (await self._store.count(IPAM_CONFIG)).revision
-        for key, value in (await self._store.get_many(sorted(keys))).items():
+        found = await self._store.get_many(sorted(keys))
+        for key in keys:
+            self._changed.pop(
+                key, None
+            )  # no newer than what was read, or told again by the watch from there on
+            if key not in found:
+                self._unreadable.clear(key)
+        for key, value in found.items():
             if key.startswith(BLOCKS):
                 self._handles.setdefault(key, ())
                 self._learn_handles(value)
@@ -165,6 +187,8 @@ class OwnValues:
         own = {*map(block_key, self._blocks()), *self._held_handles(), IPAM_CONFIG}
         for key in self._handles.keys() - own:
             del self._handles[key]
+        for key in self._told_at.keys() - own:
+            del self._told_at[key]
         for key in self._unreadable.keys() - own:
             if not key.startswith(RESERVATIONS):
                 self._unreadable.clear(key)
@@ -185,7 +209,9 @@ class OwnValues:
                 self._unreadable.clear(key)
                 continue
             if key in self._handles:
+                before = {*self._handles[key]}
                 self._learn_handles(value)
+                self._told_at |= dict.fromkeys(set(self._handles[key]) - before, value.revision)
             self._read(value)
 
     def _blocks(self) -> Iterable[Prefix]:
@@ -220,6 +246,12 @@ class OwnValues:
             self._unreadable.note(stored.key, error, LOSSES[prefix], CURES.get(prefix, CURE))
         else:
             self._unreadable.clear(stored.key)
+
+
+async def _end(watches: Sequence[asyncio.Future[None]]) -> None:
+    for watch in watches:
+        watch.cancel()
+    await asyncio.gather(*watches, return_exceptions=True)
 
 
 _READERS: Mapping[str, Callable[[Versioned], object]] = {

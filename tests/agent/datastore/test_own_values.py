@@ -10,10 +10,13 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from agent.datastore.own_values import OwnValues
+from agent.datastore.own_values import MOST_WATCHES, OwnValues
 from agent.datastore.state_cache import StateCache
+from ipam.block import assign
+from ipam.codec import decode_block, encode_block, encode_handle
 from ipam.etcd.store import Delete, Put, Versioned
-from ipam.keys import IPAM_CONFIG, resource_key
+from ipam.keys import IPAM_CONFIG, handle_key, resource_key
+from ipam.model import Attributes, Handle, HandleId
 from tests.fakes.store import FakeStore
 from tests.scenes.datastore.damages import AFFINITY, IPAM, ME, Good, damages
 
@@ -96,6 +99,20 @@ async def test_what_becomes_ones_own_is_watched_too() -> None:
         await world.says(handle, seconds=8)
         await world.put(block, b"{")
         await world.says(block, handle)
+
+
+async def test_the_handle_of_a_pod_attached_a_moment_ago_is_watched_however_many_came_before() -> None:
+    async with running(await World().filled()) as world:
+        block = decode_block(Versioned(IPAM[0].key, IPAM[0].value, 0))
+        for number in range(MOST_WATCHES + 2):
+            pod = HandleId(f"pod-{number}")
+            block = assign(block, 1, Attributes(pod))[0]
+            key, value = handle_key(pod), encode_handle(Handle(pod, ((block.cidr, 1),)))
+            await world.store.commit((), (Put(IPAM[0].key, encode_block(block)), Put(key, value)))
+            await world.put(key, b"{")
+            await world.says(key, seconds=1.0)
+            await world.put(key, value)
+            await world.says(seconds=1.0)
 
 
 async def test_a_watch_that_ends_is_made_again() -> None:
