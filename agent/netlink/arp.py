@@ -1,7 +1,7 @@
-"""ARP on one interface (RFC 826): who else says that an IPv4 address is its own (RFC 5227).
+"""ARP on one interface (RFC 826): who else says that an IPv4 address is its own (RFC 5227), and who asks for it.
 
-Promises: the kernel delivers only packets that name the address as their sender's, however many others there are. What
-is sent is a probe, which claims nothing (RFC 5227 section 2.1.1).
+Promises: the kernel delivers only packets that name the address as their sender's or target's, however many others
+there are. What is sent is a probe, which claims nothing (RFC 5227 section 2.1.1).
 Does not know: whose address it is, what follows.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from array import array
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 ETH_P_ARP, ETHERNET, ETH_P_IP = 0x0806, 1, 0x0800
@@ -22,9 +23,17 @@ SO_ATTACH_FILTER = 26
 _INSTRUCTION = struct.Struct("=HBBI")
 """sock_filter of linux/filter.h: code, how far to jump if it holds and if not, operand."""
 LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
-SENDER_OFFSET = 14
+SENDER_OFFSET, TARGET_OFFSET = 14, 24
 MOST_BYTES = 64
 """A packet has 28; what follows pads the frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArpNews:
+    """What a packet says of an address."""
+
+    claimant: str | None
+    """The MAC of who says that it is its own; None: somebody asks all machines on the link whose it is."""
 
 
 def probe(mac: str, address: IPv4Address) -> bytes:
@@ -33,19 +42,25 @@ def probe(mac: str, address: IPv4Address) -> bytes:
     return PACKET.pack(ETHERNET, ETH_P_IP, 6, 4, REQUEST, own, bytes(4), bytes(6), address.packed)
 
 
-def claimant(packet: bytes, address: IPv4Address) -> str | None:
-    """The MAC of who says in an ARP packet that an address is its own; None if nobody does."""
+def news_of(packet: bytes, address: IPv4Address, *, to_all: bool) -> ArpNews | None:
+    """What an ARP packet says of an address; None: nothing. `to_all`: its frame was broadcast."""
     if len(packet) < PACKET.size:
         return None
-    kind, protocol, lengths, octets, _, mac, sender, _, _ = PACKET.unpack_from(packet)
-    is_ethernet = (kind, protocol, lengths, octets) == (ETHERNET, ETH_P_IP, 6, 4)
-    return mac.hex(":") if is_ethernet and sender == address.packed else None
+    kind, protocol, lengths, octets, operation, mac, sender, _, target = PACKET.unpack_from(packet)
+    if (kind, protocol, lengths, octets) != (ETHERNET, ETH_P_IP, 6, 4):
+        return None
+    if sender == address.packed:
+        return ArpNews(mac.hex(":"))
+    asks = to_all and operation == REQUEST and target == address.packed
+    return ArpNews(None) if asks else None
 
 
-def sender_filter(address: IPv4Address) -> bytes:
-    """A filter of packets: those whose sender has this address."""
+def address_filter(address: IPv4Address) -> bytes:
+    """A filter of packets: those whose sender or target has this address."""
     steps = (
         (LOAD_WORD, 0, 0, SENDER_OFFSET),
+        (JUMP_IF_EQUAL, 2, 0, int(address)),
+        (LOAD_WORD, 0, 0, TARGET_OFFSET),
         (JUMP_IF_EQUAL, 0, 1, int(address)),
         (RETURN, 0, 0, MOST_BYTES),
         (RETURN, 0, 0, 0),
@@ -54,7 +69,7 @@ def sender_filter(address: IPv4Address) -> bytes:
 
 
 class ArpSocket:
-    """The ARP packets on an interface that name one address as their sender's."""
+    """The ARP packets on an interface that name one address as their sender's or target's."""
 
     def __init__(self, interface: str, address: IPv4Address) -> None:
         """Raises OSError, of which PermissionError without CAP_NET_RAW."""
@@ -63,7 +78,7 @@ class ArpSocket:
         # Of protocol 0, so that nothing arrives before the filter is there.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
         try:
-            program = array("B", sender_filter(address))
+            program = array("B", address_filter(address))
             where, octets = program.buffer_info()
             count = octets // _INSTRUCTION.size
             self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", count, where))
@@ -81,11 +96,12 @@ class ArpSocket:
         target = (self._interface, ETH_P_ARP, 0, 0, BROADCAST)
         self._socket.sendto(probe(mac, self._address), target)
 
-    def read(self) -> str | None:
-        """The MAC of one that says it has the address; None: nothing waits. Raises OSError when the interface went."""
+    def read(self) -> ArpNews | None:
+        """What came of the address; None: nothing more. Raises OSError when the interface went."""
         try:
             while True:
-                found = claimant(self._socket.recv(MOST_BYTES), self._address)
+                packet, sender = self._socket.recvfrom(MOST_BYTES)
+                found = news_of(packet, self._address, to_all=sender[2] == socket.PACKET_BROADCAST)
                 if found is not None:
                     return found
         except BlockingIOError:

@@ -1,8 +1,9 @@
 """Watches whether another machine on the link has this node's IPv4 address, too: the kernel does not (RFC 5227).
 
 Of IPv6 the kernel itself says so (duplicate address detection), with the address.
-Promises: whoever names the address as its own in any ARP packet is a trouble at once; a probe is sent every
-PROBE_SECONDS, and every second while there is one, so it ends HOLD_SECONDS after the other machine has gone silent.
+Promises: whoever names the address as its own in any ARP packet is a trouble at once. Another's answer can only win
+where somebody asks all machines for the address, and then this node asks as well; it asks every PROBE_SECONDS
+besides, and every second while there is a trouble, so it ends HOLD_SECONDS after the other machine has gone silent.
 This machine's own interfaces are no other machine. Without the right to packet sockets nothing is watched, and the log
 says so.
 Does not know: what the other machine is.
@@ -18,12 +19,14 @@ from typing import Any, Protocol
 
 from agent.clock import Clock
 from agent.dataplane.inputs.facts import Facts
-from agent.netlink.arp import ArpSocket
+from agent.netlink.arp import ArpNews, ArpSocket
 from agent.netlink.objects import Link
 from agent.trouble import Trouble, TroubleKind
 
 TICK_SECONDS = 1.0
 PROBE_SECONDS = 10.0
+FEWEST_SECONDS = 0.2
+"""Between two probes, however often others ask."""
 HOLD_SECONDS = 3.5
 """Three probes without an answer."""
 MOST_CLAIMANTS = 8
@@ -37,7 +40,7 @@ class Claims(Protocol):
 
     def fileno(self) -> int: ...
     def send_probe(self, mac: str) -> None: ...
-    def read(self) -> str | None: ...
+    def read(self) -> ArpNews | None: ...
     def close(self) -> None: ...
 
 
@@ -61,6 +64,8 @@ class AddressConflicts:
         self._seen: dict[str, float] = {}
         """MAC of another machine -> when it last said that the address is its own."""
         self._probed_at: float | None = None
+        self._asked = False
+        """Whether somebody asked all machines for the address since the last probe."""
         self._logged: frozenset[str] = frozenset()
         self._forbidden = False
 
@@ -85,8 +90,8 @@ class AddressConflicts:
             self._close()
             self._open(link, own.ip)
             self._watched = watched
-        self._probe(link.mac)
         now = self._clock.now()
+        self._probe(link, PROBE_SECONDS if not (self._seen or self._asked) else FEWEST_SECONDS)
         self._seen = {mac: at for mac, at in self._seen.items() if now - at < HOLD_SECONDS}
         self._report()
 
@@ -107,29 +112,37 @@ class AddressConflicts:
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
-        self._socket, self._watched, self._probed_at = None, None, None
+        self._socket, self._watched, self._probed_at, self._asked = None, None, None, False
         self._seen.clear()
         self._report()
 
-    def _probe(self, mac: str) -> None:
+    def _probe(self, link: Link, interval: float) -> None:
+        """Ask who has the address, unless this was done less than so many seconds ago."""
         now = self._clock.now()
-        is_due = self._probed_at is None or now - self._probed_at >= PROBE_SECONDS
-        if self._socket is None or not (is_due or self._seen):
+        if self._socket is None or link.mac is None:
             return
-        self._probed_at = now
+        if self._probed_at is not None and now - self._probed_at < interval:
+            return
+        self._probed_at, self._asked = now, False
         with suppress(OSError):  # the interface is down: nobody answers
-            self._socket.send_probe(mac)
+            self._socket.send_probe(link.mac)
 
     def receive(self) -> None:
-        """Take what has come: each packet says that somebody has the address."""
-        own = {link.mac for link in self._facts().links.values()}
+        """Take what has come: somebody has the address, too, or asks for it."""
+        links = self._facts().links
+        own = {link.mac for link in links.values()}
         with suppress(OSError):  # the interface went: the next tick opens another socket
             for _ in range(MOST_AT_ONCE):
-                mac = self._socket.read() if self._socket is not None else None
-                if mac is None:
+                news = self._socket.read() if self._socket is not None else None
+                if news is None:
                     break
-                if mac not in own and (mac in self._seen or len(self._seen) < MOST_CLAIMANTS):
+                mac = news.claimant
+                if mac is None:
+                    self._asked = True
+                elif mac not in own and (mac in self._seen or len(self._seen) < MOST_CLAIMANTS):
                     self._seen[mac] = self._clock.now()
+        if self._asked and self._watched is not None and (link := links.get(self._watched[0])) is not None:
+            self._probe(link, FEWEST_SECONDS)
         self._report()
 
     def _report(self) -> None:

@@ -178,6 +178,15 @@ class Node:
         """A property of a unit."""
         return self.said(f"systemctl show {unit} -p {key} --value").strip()
 
+    def wait_journal(self, unit: str, text: str, seconds: float = 20.0) -> str:
+        """A unit's journal, once it holds a text: what a service has written comes there a little later."""
+
+        def holds() -> bool:
+            return text in self.said(f"journalctl -u {unit} -o cat")
+
+        wait_for(f"{text!r} in the journal of {unit} on {self.hostname}", holds, seconds)
+        return self.said(f"journalctl -u {unit} -o cat")
+
     def has_ended(self) -> bool:
         """Whether the machine is off."""
         return self._process is None or self._process.poll() is not None

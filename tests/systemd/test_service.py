@@ -74,8 +74,8 @@ def test_an_installed_service_is_ready_says_how_it_stands_and_routes(cluster: Cl
     assert node.show(AGENT, "ActiveState") == "active"
     wait_for("its status", lambda: node.show(AGENT, "StatusText") == "2 pods; 1 of 1 peer up", 10)
     assert node.show("tortie-drain", "ActiveState") == "active"
-    ready = node.said(f"journalctl -u {AGENT} -o cat | grep agent.ready")
-    assert "why_not=\n" in ready, ready
+    lines = node.wait_journal(AGENT, "agent.ready").splitlines()
+    assert [line for line in lines if "agent.ready" in line and line.rstrip().endswith("why_not=")], lines
     kinds = " ".join(routes(node))
     assert "proto bird" in kinds
     assert "dev vxlan.calico" in kinds
@@ -141,7 +141,7 @@ def test_a_hung_agent_is_killed_by_the_watchdog_and_no_route_was_touched(cluster
         node.done(f"kill -STOP {node.show(AGENT, 'MainPID')}")
         wait_for("another start", lambda: int(node.show(AGENT, "NRestarts")) == starts + 1, 20)
         service.wait_peering(cluster.machines)
-    assert "Watchdog timeout" in node.said(f"journalctl -u {AGENT} -o cat")
+    node.wait_journal(AGENT, "Watchdog timeout")
     assert (watched.removed, cluster.tables()) == ([], before)
 
 
@@ -150,7 +150,7 @@ def test_bad_settings_are_refused_with_a_sentence_and_the_old_ones_stay(cluster:
     node.done("printf '[bgp]\\nhold_second = 30\\n' >>/etc/tortie/agent.toml")
     assert node.run(f"systemctl reload {AGENT}").returncode != 0
     sentence = "bgp.hold_second: unknown key; did you mean hold_seconds?"
-    assert sentence in node.said(f"journalctl -u {AGENT} -o cat")
+    node.wait_journal(AGENT, sentence)
     wait_for("its status", lambda: sentence in node.show(AGENT, "StatusText"), 10)
     assert (node.show(AGENT, "MainPID"), node.show(AGENT, "ActiveState")) == (pid, "active")
     assert service.peers_up(node) == 1
@@ -158,13 +158,13 @@ def test_bad_settings_are_refused_with_a_sentence_and_the_old_ones_stay(cluster:
 
 def test_good_settings_are_in_force_after_a_reload_and_no_route_was_touched(cluster: Cluster) -> None:
     before, node = cluster.tables(), cluster.first
-    pid = node.show(AGENT, "MainPID")
+    process = node.show(AGENT, "MainPID"), node.show(AGENT, "NRestarts")
     node.done(f"cat >/etc/tortie/agent.toml <<'END'\n{SETTINGS}[bgp]\nhold_seconds = 30\nEND")
     with cluster.watched() as watched:
         node.done(f"systemctl reload {AGENT}")
-        assert "in force now: bgp.hold_seconds" in node.said(f"journalctl -u {AGENT} -o cat")
+        node.wait_journal(AGENT, "in force now: bgp.hold_seconds")
         service.wait_peering(cluster.machines)
-    assert (node.show(AGENT, "MainPID"), node.show(AGENT, "NRestarts")) == (pid, "1")
+    assert (node.show(AGENT, "MainPID"), node.show(AGENT, "NRestarts")) == process
     assert (watched.removed, cluster.tables()) == ([], before)
     assert "nothing differs" in node.done("tortie reload")
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.netlink.arp import PACKET, ArpSocket, claimant, probe
+from agent.netlink.arp import PACKET, ArpNews, ArpSocket, news_of, probe
 from tests.fixtures.namespace import fresh_namespace, ip
 
 OWN, OTHER = IPv4Address("172.26.0.11"), IPv4Address("172.26.0.12")
@@ -26,17 +26,24 @@ def packet(mac: str, sender: IPv4Address, operation: int = 2) -> bytes:
 
 
 @pytest.mark.parametrize("operation", [1, 2])
-def test_whoever_names_the_address_as_its_own_claims_it_and_a_probe_does_not(operation: int) -> None:
-    assert claimant(packet(MAC, OWN, operation), OWN) == MAC
-    assert claimant(packet(MAC, OTHER, operation), OWN) is None
-    assert claimant(probe(MAC, OWN), OWN) is None
-    assert claimant(packet(MAC, OWN) + bytes(18), OWN) == MAC
+def test_whoever_names_the_address_as_its_own_claims_it(operation: int) -> None:
+    for to_all in (False, True):
+        assert news_of(packet(MAC, OWN, operation), OWN, to_all=to_all) == ArpNews(MAC)
+        assert news_of(packet(MAC, OWN) + bytes(18), OWN, to_all=to_all) == ArpNews(MAC)
 
 
-@given(st.binary(max_size=64))
-def test_any_octets_are_read(data: bytes) -> None:
-    found = claimant(data, OWN)
-    assert found is None or data[14:18] == OWN.packed
+def test_a_request_to_all_machines_asks_for_the_address_and_one_to_this_one_or_an_answer_does_not() -> None:
+    for asking in (packet(MAC, OTHER, 1), probe(MAC, OWN)):
+        assert news_of(asking, OWN, to_all=True) == ArpNews(None)
+        assert news_of(asking, OWN, to_all=False) is None
+        assert news_of(asking, IPv4Address("172.26.0.13"), to_all=True) is None
+    assert news_of(packet(MAC, OTHER, 2), OWN, to_all=True) is None
+
+
+@given(st.binary(max_size=64), st.booleans())
+def test_any_octets_are_read(data: bytes, to_all: bool) -> None:
+    found = news_of(data, OWN, to_all=to_all)
+    assert found is None or OWN.packed in (data[14:18], data[24:28])
 
 
 @pytest.fixture
@@ -59,7 +66,7 @@ def test_a_probe_is_answered_by_another_machine_with_the_address_and_by_nobody_e
         assert listener.read() is None
         listener.send_probe(own)
         assert select.select([listener], [], [], PATIENCE_MILLISECONDS / 1000)[0]
-        assert listener.read() == mac
+        assert listener.read() == ArpNews(mac)
         assert listener.read() is None
     finally:
         listener.close()
@@ -69,6 +76,20 @@ def test_a_probe_is_answered_by_another_machine_with_the_address_and_by_nobody_e
         assert not select.select([deaf], [], [], 0.1)[0]
     finally:
         deaf.close()
+
+
+@pytest.mark.usefixtures("link")
+def test_who_asks_all_machines_is_heard_and_who_asks_for_another_address_is_not() -> None:
+    listener, asking = ArpSocket("eth0", OWN), ArpSocket("far", OWN)
+    another = ArpSocket("far", OTHER)
+    try:
+        another.send_probe(MAC)
+        asking.send_probe(MAC)
+        assert select.select([listener], [], [], PATIENCE_MILLISECONDS / 1000)[0]
+        assert (listener.read(), listener.read()) == (ArpNews(None), None)
+    finally:
+        for one in (listener, asking, another):
+            one.close()
 
 
 @pytest.mark.usefixtures("link")

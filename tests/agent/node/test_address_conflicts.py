@@ -12,8 +12,15 @@ import structlog
 from structlog.testing import capture_logs
 
 from agent.dataplane.inputs.facts import Facts, NodeAddresses
+from agent.netlink.arp import ArpNews
 from agent.netlink.objects import Link
-from agent.node.address_conflicts import HOLD_SECONDS, PROBE_SECONDS, TICK_SECONDS, AddressConflicts
+from agent.node.address_conflicts import (
+    FEWEST_SECONDS,
+    HOLD_SECONDS,
+    PROBE_SECONDS,
+    TICK_SECONDS,
+    AddressConflicts,
+)
 from ipam.model import NodeName
 from tests.fakes.clock import SetClock
 
@@ -27,7 +34,7 @@ class Wire:
 
     def __init__(self, interface: str, address: IPv4Address) -> None:
         self.opened = interface, address
-        self.claims: list[str] = []
+        self.news: list[ArpNews] = []
         self.probes = 0
         self.closed = False
         self._pipe = os.pipe()
@@ -38,8 +45,8 @@ class Wire:
     def send_probe(self, mac: str) -> None:
         self.probes += 1
 
-    def read(self) -> str | None:
-        return self.claims.pop(0) if self.claims else None
+    def read(self) -> ArpNews | None:
+        return self.news.pop(0) if self.news else None
 
     def close(self) -> None:
         self.closed = True
@@ -68,8 +75,8 @@ class World:
         self.clock.at += seconds
         self.watch.tick()
 
-    def hear(self, *macs: str) -> None:
-        self.wires[-1].claims += macs
+    def hear(self, *macs: str | None) -> None:
+        self.wires[-1].news += map(ArpNews, macs)
         self.watch.receive()
 
     @property
@@ -115,6 +122,22 @@ async def test_this_machines_other_interfaces_are_no_other_machine(world: World)
 async def test_without_a_conflict_a_probe_is_rare(world: World) -> None:
     for _ in range(round(3 * PROBE_SECONDS / TICK_SECONDS)):
         world.tick()
+    assert world.wires[0].probes == 3
+
+
+async def test_whenever_somebody_asks_all_machines_for_the_address_this_one_asks_too_but_not_without_end(
+    world: World,
+) -> None:
+    world.tick()
+    world.clock.at += FEWEST_SECONDS
+    world.hear(None, None)
+    assert world.wires[0].probes == 2, "at once: an answer of another machine would win now"
+    for _ in range(50):
+        world.hear(None)
+    assert world.wires[0].probes == 2
+    world.tick()
+    assert world.wires[0].probes == 3, "for those that came so soon after"
+    world.tick()
     assert world.wires[0].probes == 3
 
 

@@ -21,6 +21,8 @@ from agent.lab.fabric import NAMESPACES
 from agent.lab.pods import pods
 
 ROUND_SECONDS, QUIET_SECONDS = 0.02, 0.2
+ANSWERED_SECONDS = 60.0
+"""Until which every ping has its answer again; a guest kernel beside others on two cores takes tens of seconds."""
 LOOKS = 8
 
 
@@ -82,14 +84,20 @@ class Pinging:
     def settled(self) -> dict[str, int]:
         """The count once no request but those of the last round is without its answer for a fifth of a second."""
         before: dict[str, int] = {}
+        growing: dict[str, int] = {}
 
         def quiet() -> bool:
-            nonlocal before
+            nonlocal before, growing
             last, before = before, self.count()
             time.sleep(QUIET_SECONDS)
-            return all(number - last.get(pair, -99) <= 1 for pair, number in before.items())
+            grown = {pair: number - last.get(pair, -99) for pair, number in before.items()}
+            growing = {pair: number for pair, number in grown.items() if number > 1}
+            return not growing
 
-        lab_processes.wait_for("every ping's answer", quiet, 20)
+        def hint() -> str:
+            return f": more are lost in each {QUIET_SECONDS} s, {growing}"
+
+        lab_processes.wait_for("every ping's answer", quiet, ANSWERED_SECONDS, hint)
         return before
 
 
