@@ -71,8 +71,8 @@ class OwnValues:
         self._unreadable = UnreadableValues()
         self._handles: dict[str, tuple[str, ...]] = {}
         """Key of an own block -> the keys of the handles that hold something of it, when it was last readable."""
-        self._told_at: dict[str, int] = {}
-        """Key of a handle -> the revision of the block that first named it, as told by a watch: both are written in one
+        self._since: dict[str, int] = {}
+        """Key of a handle -> the revision of the block that first named it, as a watch reported it: both are written in one
         transaction, so a watch from there on has the handle's own value."""
         self._changed: dict[str, Versioned | None] = {}
         """Key -> its last value by the watches, not read yet; bounded by what is watched."""
@@ -123,7 +123,7 @@ class OwnValues:
         Ends when a watch does. Raises StoreError.
         """
         at_the_look = watched = self._watched()
-        self._told_at.clear()
+        self._since.clear()
         watches = [
             asyncio.ensure_future(self._note(self._store.watch(RESERVATIONS, revision))),
             self._watch(at_the_look, revision),
@@ -162,8 +162,8 @@ class OwnValues:
 
         Raises StoreError.
         """
-        told = [self._told_at[key] for key in keys if key in self._told_at]
-        return min(told) if len(told) == len(keys) else await self._look_at(keys)
+        since = [self._since[key] for key in keys if key in self._since]
+        return min(since) if len(since) == len(keys) else await self._look_at(keys)
 
     async def _look_at(self, keys: Collection[str]) -> int:
         """Read values that are this node's now. The revision from which on their changes are news."""
@@ -172,7 +172,7 @@ class OwnValues:
         for key in keys:
             self._changed.pop(
                 key, None
-            )  # no newer than what was read, or told again by the watch from there on
+            )  # no newer than what was read, or reported again by the watch from there on
             if key not in found:
                 self._unreadable.clear(key)
         for key, value in found.items():
@@ -187,8 +187,8 @@ class OwnValues:
         own = {*map(block_key, self._blocks()), *self._held_handles(), IPAM_CONFIG}
         for key in self._handles.keys() - own:
             del self._handles[key]
-        for key in self._told_at.keys() - own:
-            del self._told_at[key]
+        for key in self._since.keys() - own:
+            del self._since[key]
         for key in self._unreadable.keys() - own:
             if not key.startswith(RESERVATIONS):
                 self._unreadable.clear(key)
@@ -211,7 +211,7 @@ class OwnValues:
             if key in self._handles:
                 before = {*self._handles[key]}
                 self._learn_handles(value)
-                self._told_at |= dict.fromkeys(set(self._handles[key]) - before, value.revision)
+                self._since |= dict.fromkeys(set(self._handles[key]) - before, value.revision)
             self._read(value)
 
     def _blocks(self) -> Iterable[Prefix]:
