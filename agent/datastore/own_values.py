@@ -72,8 +72,8 @@ class OwnValues:
         self._handles: dict[str, tuple[str, ...]] = {}
         """Key of an own block -> the keys of the handles that hold something of it, when it was last readable."""
         self._since: dict[str, int] = {}
-        """Key of a handle -> the revision of the block that first named it, as a watch reported it: both are written in one
-        transaction, so a watch from there on has the handle's own value."""
+        """Key of a handle -> the revision of the block that first named it, as a watch reported it: both are written in
+        one transaction, so a watch from there on has the handle's own value."""
         self._changed: dict[str, Versioned | None] = {}
         """Key -> its last value by the watches, not read yet; bounded by what is watched."""
         self._wake = asyncio.Event()
