@@ -7,7 +7,7 @@ DIST ?= dist
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
 SUITES := bookworm trixie
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
-TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 ipset iptables iputils-ping kmod libc6-dev mmdebstrap nftables openssl podman procps ruby runc systemd-container user-mode-linux zsh
+TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 ipset iptables iputils-ping kmod libc6-dev mmdebstrap nftables openssl podman procps prometheus ruby runc systemd-container user-mode-linux zsh
 
 .PHONY: bench chaos demo junk law smoke test test-on test-packages ready check format lock wheel wheels .venv/wheels deb share clean help
 
