@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agent.lab.lab_plan import TOPOLOGY, Mode, gateway
 from vagrant.answers import FIRST_HOPS, established, own_blocks
+from vagrant.forbidden import OF_A_POD, OF_A_STRANGER, PACKETS, SCRIPT, drops, more
 from vagrant.machines import Unmet, wait_until
 from vagrant.scene import LAB, NODES, ROUTER, SETTLE_SECONDS, Encapsulation, Scene
 
@@ -91,6 +92,26 @@ def _pinged(scene: Scene) -> str:
     if FIRST_HOPS not in ttls or ttls - {FIRST_HOPS - 1, FIRST_HOPS, FIRST_HOPS + 1}:
         raise Unmet(f"replies with the TTLs {sorted(ttls)}, which no way between two nodes has")
     return f"{len(scene.pods)} pods, {len(seen)} pings between them, 0 lost"
+
+
+def guarded(scene: Scene) -> str:
+    """With IPIP in force: a pod is nobody else and no node, and who is no node sends nothing into a tunnel."""
+    pod = next(one for one in scene.pods.values() if one.node == "node1")
+    far = next(one for one in scene.pods.values() if one.node == REBOOTED)
+    node, words = NODES[REBOOTED].interface.ip, f"192.0.2.7 {far.address}"
+    look, watched = "nft list table inet tortie", ("node1", REBOOTED)
+    before = {name: drops(scene.machines.run(name, look)) for name in watched}
+    script = f"python3 - {{}} <<'END'\n{SCRIPT}END"
+    own = f"{pod.address} {words} {node} {' '.join(sorted(OF_A_POD))}"
+    scene.machines.run("node1", f"ip netns exec {pod.name} {script.format(own)}")
+    gate = gateway(LAB.segments[NODES[REBOOTED].segment])
+    scene.machines.run(ROUTER, script.format(f"{gate} {words} {node} {' '.join(OF_A_STRANGER)}"))
+    found = {name: more(before[name], drops(scene.machines.run(name, look))) for name in watched}
+    wanted = {"node1": OF_A_POD, REBOOTED: OF_A_STRANGER}
+    for name, reasons in wanted.items():
+        if found[name].keys() != reasons or min(found[name].values()) < PACKETS:
+            raise Unmet(f"{name} dropped {found[name]}, not {PACKETS} of each of {sorted(reasons)}")
+    return f"node1 dropped {found['node1']}, {REBOOTED} {found[REBOOTED]}; then {_pinged(scene)}"
 
 
 def change_live(to: Encapsulation, scene: Scene) -> str:
@@ -247,6 +268,7 @@ def steps(package: Path) -> list[tuple[str, StepFunction]]:
     return [
         ("BGP: mesh, and FRR as the racks' router", peering),
         ("pods, with IPIP", attaching),
+        ("the workload filter, with IPIP", guarded),
         ("FRR learns the blocks", top_of_rack),
         *((f"live to {to.name}", partial(change_live, to)) for to in ENCAPSULATION_CHANGES),
         (f"networkd of {RESTARTED} restarts", network_restarting),
