@@ -5,11 +5,12 @@ Promises: frozen values. Does not know: which path is best, tables, sessions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from bgp.wire.attributes import DEFAULT_LOCAL_PREF, PathAttributes
 from bgp.wire.families import Address
+from bgp.wire.iana import WellKnown
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,9 @@ def local_pref(path: Path) -> int:
     """LOCAL_PREF, or its default where the peer gave none."""
     given = path.attributes.local_pref
     return DEFAULT_LOCAL_PREF if given is None else given
+
+
+def long_lived_stale(path: Path) -> Path:
+    """The path with the community that makes it the last choice (RFC 9494 section 4.3)."""
+    tagged = dict.fromkeys((*path.attributes.communities, int(WellKnown.LLGR_STALE)))
+    return Path(replace(path.attributes, communities=tuple(tagged)), path.source)

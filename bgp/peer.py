@@ -28,7 +28,7 @@ from bgp.path import Source
 from bgp.peer_config import PeerConfig, SpeakerConfig, changes_import
 from bgp.policy.policy import CompiledPolicy, compiled
 from bgp.rib.adj_rib_out import AdjRibOut
-from bgp.rib.graceful_restart import RestartDeferral, wait_until
+from bgp.rib.graceful_restart import RestartDeferral, Retention, preserved, retention, wait_until
 from bgp.rib.limits import Excess, excess, near_limit
 from bgp.rib.ribs_in import RibsIn
 from bgp.session.collision import (
@@ -365,9 +365,12 @@ class Peer:
     def _restart_of(self, session: Session) -> GracefulRestart | None:
         """The peer's graceful restart capability, where it covers a family of this session."""
         restart = session.peer.offer.graceful_restart if session.peer is not None else None
-        if restart is None or not restart.restart_seconds:
-            return None
-        return restart if restart.families & session.context.families else None
+        return restart if self._retention(session) else None
+
+    @staticmethod
+    def _retention(session: Session) -> dict[Family, Retention]:
+        """How long the peer's paths of each family stay once this session is lost."""
+        return retention(session.peer.offer, session.context.families) if session.peer is not None else {}
 
     def _up(self, connection: Connection, now: float) -> list[Output]:
         session = self._sessions.get(connection)
@@ -394,8 +397,9 @@ class Peer:
         restart = self._restart_of(session)
         if restart is None:
             self.failure = ""  # there will be no End-of-RIB to wait for
-        preserved = restart.forwarding_preserved & session.context.families if restart else frozenset()
-        outputs += self.adj_ribs_in.session_established(session.local.address, now, preserved)
+        theirs = session.peer.offer
+        kept = {family: preserved(theirs, family) for family in session.context.families}
+        outputs += self.adj_ribs_in.session_established(session.local.address, now, kept)
         return [*outputs, Established()]
 
     def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:
@@ -470,10 +474,8 @@ class Peer:
         self.collisions.further.discard(connection)
         if connection == self.connection:
             self.connection, self.adj_ribs_out = None, {}
-            restart = None if is_hard(down) else self._restart_of(session)
-            retained = restart.families & session.context.families if restart else frozenset()
-            seconds = restart.restart_seconds if restart is not None else 0
-            outputs += self.adj_ribs_in.session_lost(retained, seconds, now)
+            retained = {} if is_hard(down) else self._retention(session)
+            outputs += self.adj_ribs_in.session_lost(retained, now)
             self._connect_retry.reset_backoff(now - self._up_at)
         if self.connection is not None:
             return outputs + self._end_collision(connection, now) + self._refuse(down.why, counted=is_further)

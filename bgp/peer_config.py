@@ -7,6 +7,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from bgp.policy.policy import Policy
+from bgp.wire.capabilities import LONGEST_STALE_SECONDS
 from bgp.wire.families import Address, Family
 from bgp.wire.iana import PORT
 
@@ -51,6 +52,7 @@ _BOUNDS = {
     "allowed_local_as": ("allowed local AS numbers", 0, MOST_LOCAL_AS, ""),
     "keepalive_seconds": ("keepalive time", 0, 0xFFFF, ""),
     "restart_seconds": ("restart time", 0, LONGEST_RESTART_SECONDS, " seconds"),
+    "long_lived_stale_seconds": ("long-lived stale time", 0, LONGEST_STALE_SECONDS, " seconds"),
     "maximum_prefixes": ("maximum of prefixes", 0, LARGEST_LIMIT, " (0: no limit)"),
     "maximum_octets": ("maximum of octets", 0, LARGEST_LIMIT, " (0: no limit)"),
 }
@@ -96,6 +98,8 @@ class PeerConfig:
     next_hop_mode: NextHopMode = NextHopMode.AUTO
     restart_seconds: int | None = None
     """How long this peer keeps our paths while we are away; None: as the speaker says."""
+    long_lived_stale_seconds: int = 0
+    """How long it is asked to keep our paths behind that, as the last choice (RFC 9494); 0: not at all."""
     families: frozenset[Family] = frozenset({Family.IPV4})
     """What is exchanged with it, whatever the family of its address (RFC 4760)."""
     link_local_address: IPv6Address | None = None

@@ -34,6 +34,7 @@ def export_target(
         us.cluster_id or us.router_id,
         config.link_local_address if family is Family.IPV6 else None,
         graceful_shutdown,
+        session.peer is not None and session.peer.offer.long_lived is not None,
     )
 
 

@@ -144,6 +144,10 @@ def agreed(session: Session) -> tuple[str, ...]:
         ("extended messages (RFC 8654)", ours.extended_message and theirs.extended_message),
         ("graceful restart (RFC 4724)", restarts),
         ("graceful restart after a NOTIFICATION (RFC 8538)", session.is_soft),
+        (
+            "long-lived graceful restart (RFC 9494)",
+            ours.long_lived is not None and theirs.long_lived is not None,
+        ),
         (f"several paths received: {', '.join(several)} (RFC 7911)", bool(several)),
     ):
         if holds:
@@ -158,6 +162,8 @@ class Counts:
     received: int
     refused: int
     stale: int
+    long_lived_stale: int
+    """Those of the stale ones that are the last choice (RFC 9494)."""
     advertised: int
 
 
@@ -168,6 +174,7 @@ def counts(peer: Peer) -> dict[str, Counts]:
             received=len(rib.pre_policy),
             refused=len(rib.rejected),
             stale=len(rib.stale),
+            long_lived_stale=len(rib.stale.long_lived),
             advertised=len(peer.adj_ribs_out[family]) if family in peer.adj_ribs_out else 0,
         )
         for family, rib in peer.adj_ribs_in.items()

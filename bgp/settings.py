@@ -137,6 +137,7 @@ PEER_KEYS: dict[str, Read] = {
     "allowed_local_as": _number,
     "next_hop_mode": _values(NextHopMode),
     "restart_seconds": _number,
+    "long_lived_stale_seconds": _number,
     "families": _families,
 }
 OUTPUT_KEYS: dict[str, Read] = {"output": _values(Form), "on_sigterm": _values(Leaving), "drain_text": _text}

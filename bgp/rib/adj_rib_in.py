@@ -4,7 +4,7 @@ Promises: pure; every path that was announced and not withdrawn is stored as it 
 that it can be shown and policy can be applied again without a ROUTE-REFRESH. Answers say what the Loc-RIB takes or
 loses. The table belongs to the peer, not to a session: it outlives sessions where graceful restart allows it.
 Does not know: connections, other peers, which path is best.
-RFC 4271 sections 3.2 and 9.1, RFC 4724 section 4.2, RFC 7313 section 4, RFC 7911 section 3.
+RFC 4271 sections 3.2 and 9.1, RFC 4724 section 4.2, RFC 7313 section 4, RFC 7911 section 3, RFC 9494 section 4.2.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from bgp.events import Learned, Output, StaleChanged, UpdateFaults, Withdrawn
-from bgp.path import Path, Source
+from bgp.events import Learned, Output, ReapplyImportPolicy, StaleChanged, UpdateFaults, Withdrawn
+from bgp.path import Path, Source, long_lived_stale
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.policy.block_claims import NO_CLAIMS, BlockClaims
 from bgp.policy.policy import Candidate, compiled
-from bgp.rib.graceful_restart import Staleness
+from bgp.rib.graceful_restart import Due, Preserved, Retention, Staleness
 from bgp.rib.held_paths import HeldPaths
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family, plain
@@ -168,26 +168,48 @@ class AdjRibIn:
 
     # -- the life of sessions -----------------------------------------------------------------------------------------
 
-    def session_established(self, local: Address, now: float, *, forwarding_preserved: bool) -> list[Output]:
-        """A session is up; `local` is our address on it, `forwarding_preserved` the F bit (RFC 4724 section 3)."""
+    def session_established(self, local: Address, now: float, kept: Preserved) -> list[Output]:
+        """A session is up; `local` is our address on it, `kept` the F bits (RFC 4724 section 3, RFC 9494 3.1)."""
         self._local = local
         self.eor_in_session = False
         self.held.begin_session()
-        return self._withdraw(self.stale.session_established(now, forwarding_preserved=forwarding_preserved))
+        return self._withdraw(self.stale.session_established(now, kept))
 
-    def session_lost(self, restart_seconds: int, now: float) -> list[Output]:
-        """The session ended in a way that lets its paths stay as stale ones for `restart_seconds`."""
+    def session_lost(self, stays: Retention, now: float) -> list[Output]:
+        """The session ended in a way that lets its paths stay as stale ones for a while."""
         self._unrefreshed = None
-        outputs = self._withdraw(self.stale.session_lost(self.pre_policy, restart_seconds, now))
+        outputs = self._take_due(self.stale.session_lost(self.pre_policy, stays, now))
         prefixes = map(prefix_of, self.pre_policy) if self._identified else self.pre_policy
         return [*outputs, StaleChanged(list(prefixes), self.family)]
 
     def expire(self, now: float) -> list[Output]:
         """Withdraw what the peer took too long to advertise again."""
-        outputs = self._withdraw(self.stale.expired(now))
+        outputs = self._take_due(self.stale.expired(now))
         if self._unrefreshed is not None and now >= self._refresh_until:
             outputs += self.end_refresh()
         return outputs
+
+    def _take_due(self, due: Due) -> list[Output]:
+        """What is long-lived stale from now on is marked so, but goes at once if it says NO_LLGR (RFC 9494 4.2).
+
+        The mark is a community: the decision sees it, and so do those to whom the path is advertised.
+        """
+        paths, held = self.pre_policy, self.held
+        marked: dict[int, Path] = {}  # by identity: paths are shared, and alive meanwhile
+        unwilling: list[Nlri] = []
+        for key in due.long_lived:
+            path = paths[key]
+            if WellKnown.NO_LLGR in path.attributes.communities:
+                unwilling.append(key)
+                continue
+            if (new := marked.get(id(path))) is None:
+                new = marked[id(path)] = long_lived_stale(path)
+            held.add(new, 1)
+            held.remove((path,))
+            paths[key] = new
+        self.stale.refreshed(unwilling)
+        outputs = self._withdraw((*due.gone, *unwilling))
+        return [*outputs, ReapplyImportPolicy(self.family)] if marked else outputs
 
     def clear(self) -> list[Output]:
         """Withdraw everything."""

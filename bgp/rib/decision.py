@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from bgp.path import Path, local_pref
 from bgp.wire.families import Address
+from bgp.wire.iana import WellKnown
 
 UNREACHABLE = "next hop not reachable"
 """Why a path is not eligible (RFC 4271 section 9.1.2.1)."""
@@ -22,7 +23,7 @@ def is_eligible(path: Path, unreachable: Collection[Address]) -> bool:
 def best_path(candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> Path:
     """The best of at least one path; one that is not eligible only where no other is.
 
-    1. our own   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbouring AS
+    1. our own; then whatever is not long-lived stale (RFC 9494 section 4.4)   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbouring AS
     6. external over internal   7. lowest ORIGINATOR_ID or BGP identifier   8. shortest CLUSTER_LIST (RFC 4456)
     9. lowest peer address   10. lowest path identifier (RFC 7911)
 
@@ -85,6 +86,7 @@ def _least(key: Callable[[Path], int]) -> Callable[[list[Path]], list[Path]]:
 
 _RULES: tuple[tuple[str, Callable[[list[Path]], list[Path]]], ...] = (
     ("not our own", _least(lambda path: not path.source.is_own)),
+    ("long-lived stale", _least(lambda path: WellKnown.LLGR_STALE in path.attributes.communities)),
     ("lower LOCAL_PREF", _least(lambda path: -local_pref(path))),
     ("longer AS_PATH", _least(lambda path: path.attributes.as_path_length)),
     ("higher ORIGIN", _least(lambda path: path.attributes.origin)),

@@ -43,6 +43,8 @@ class ExportTarget:
     """Our address on the link that we share with the peer (RFC 2545 section 3)."""
     graceful_shutdown: bool = False
     """Whether we are about to leave (RFC 8326)."""
+    long_lived: bool = False
+    """Whether it knows long-lived stale paths for what they are (RFC 9494)."""
 
 
 def export_attributes(path: Path, to: ExportTarget) -> PathAttributes | None:
@@ -69,9 +71,17 @@ def _exported(path: Path, to: ExportTarget) -> PathAttributes | None:
     exported = _internal(path, to) if to.internal else _external(path, to)
     if exported is None or exported.next_hop is None:
         return None
+    if not to.long_lived and WellKnown.LLGR_STALE in exported.communities:
+        exported = _confined(exported)
     return (
         _last_resort(exported, to) if to.graceful_shutdown and exported.next_hop == to.next_hop else exported
     )
+
+
+def _confined(exported: PathAttributes) -> PathAttributes:
+    """RFC 9494 section 4.6: a long-lived stale path for an internal peer that does not know what that is."""
+    tagged = dict.fromkeys((*exported.communities, int(WellKnown.NO_EXPORT)))
+    return replace(exported, communities=tuple(tagged), local_pref=0)
 
 
 def _last_resort(exported: PathAttributes, to: ExportTarget) -> PathAttributes:
@@ -84,6 +94,8 @@ def why_not_exported(path: Path, to: ExportTarget) -> str:
     """Why `export_attributes` answers None, in words for the operator."""
     if path.source.key == to.key:
         return "the peer itself announced it"
+    if _is_unknown(path.attributes.communities, to):
+        return "it is long-lived stale, and the peer does not know what that is (RFC 9494)"
     if not _may_leave(path.attributes.communities, to):
         return "its communities confine it"
     if to.internal and path.source.internal and not path.source.is_own:
@@ -137,10 +149,15 @@ def own_next_hop(candidates: Iterable[Address | None], family: Family) -> Addres
 def _may_leave(communities: tuple[int, ...], to: ExportTarget) -> bool:
     if not communities:
         return True
-    if WellKnown.NO_ADVERTISE in communities:
+    if WellKnown.NO_ADVERTISE in communities or _is_unknown(communities, to):
         return False
     confined = WellKnown.NO_EXPORT in communities or WellKnown.NO_EXPORT_SUBCONFED in communities
     return to.internal or not confined
+
+
+def _is_unknown(communities: tuple[int, ...], to: ExportTarget) -> bool:
+    """RFC 9494 section 4.3: whether a long-lived stale path must not go to an external peer that does not know them."""
+    return not to.internal and not to.long_lived and WellKnown.LLGR_STALE in communities
 
 
 def _internal(path: Path, to: ExportTarget) -> PathAttributes | None:

@@ -5,11 +5,12 @@ Promises: pure; what comes out is what the Loc-RIBs take or lose. Does not know:
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping
 
 from bgp.events import Output, ReapplyImportPolicy
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.rib.adj_rib_in import AdjRibIn
+from bgp.rib.graceful_restart import Preserved, Retention
 from bgp.wire.families import Address, Family
 
 
@@ -32,19 +33,22 @@ class RibsIn(dict[Family, AdjRibIn]):
                 self[family] = AdjRibIn(family, config, self._us)
         return outputs + [ReapplyImportPolicy(family) for family in self]
 
-    def session_established(self, local: Address, now: float, preserved: Set[Family]) -> list[Output]:
-        """A session is up; `preserved`: the families negotiated whose F bit is set (RFC 4724 section 3)."""
+    def session_established(
+        self, local: Address, now: float, kept: Mapping[Family, Preserved]
+    ) -> list[Output]:
+        """A session is up; `kept`: the F bits of the families negotiated (RFC 4724 section 3, RFC 9494 section 3.1)."""
         return [
             output
             for family, rib in self.items()
-            for output in rib.session_established(local, now, forwarding_preserved=family in preserved)
+            for output in rib.session_established(local, now, kept.get(family, Preserved()))
         ]
 
-    def session_lost(self, retained: Set[Family], restart_seconds: int, now: float) -> list[Output]:
+    def session_lost(self, retained: Mapping[Family, Retention], now: float) -> list[Output]:
         """The session ended: the paths of `retained` families stay as stale ones for a while, the others go."""
         outputs: list[Output] = []
         for family, rib in self.items():
-            outputs += rib.session_lost(restart_seconds, now) if family in retained else rib.clear()
+            stays = retained.get(family)
+            outputs += rib.session_lost(stays, now) if stays is not None else rib.clear()
         return outputs
 
     def expire(self, now: float) -> list[Output]:

@@ -20,7 +20,7 @@ from bgp.session.fsm import Action, State, advance
 from bgp.session.notification_text import describe_notification, words
 from bgp.wire import messages
 from bgp.wire.attributes import Context
-from bgp.wire.capabilities import Capabilities, GracefulRestart, family_at, multiprotocol
+from bgp.wire.capabilities import Capabilities, GracefulRestart, LongLived, family_at, multiprotocol
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import Address, Family
 from bgp.wire.framing import LARGEST_EXTENDED, TYPE_AT
@@ -82,8 +82,10 @@ class LocalParameters:
             restarting=restarting,
             notification=True,
             families=peer.families,
-            forwarding_preserved=peer.families if us.restarting or was_up else frozenset(),
+            forwarding_preserved=(kept := peer.families if us.restarting or was_up else frozenset()),
         )
+        seconds = peer.long_lived_stale_seconds
+        asked = sorted(peer.families) if seconds else ()
         offer = Capabilities(
             families=peer.families,
             four_octet_as=asn,
@@ -92,6 +94,8 @@ class LocalParameters:
             add_path_receive=peer.families,
             graceful_restart=restart,
             extended_message=True,
+            # Empty where nothing is asked for: it also says that we keep what the peer asks for.
+            long_lived=tuple(LongLived(one, seconds, one in kept) for one in asked),
         )
         return cls(asn, us.router_id, peer.hold_seconds, offer, address, peer.keepalive_seconds)
 

@@ -34,6 +34,17 @@ class GracefulRestart:
 
 
 @dataclass(frozen=True, slots=True)
+class LongLived:
+    """What the long-lived graceful restart capability says of one family (RFC 9494 section 3.1)."""
+
+    family: Family
+    stale_seconds: int
+    """How long its paths may be retained behind the restart time; 24 bits."""
+    forwarding_preserved: bool = False
+    """Its F bit: its forwarding state survived."""
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """The capabilities that one side offers."""
 
@@ -44,6 +55,8 @@ class Capabilities:
     graceful_restart: GracefulRestart | None = None
     extended_message: bool = False
     enhanced_refresh: bool = False
+    long_lived: tuple[LongLived, ...] | None = None
+    """Long-lived graceful restart (RFC 9494), by family; empty: it asks for nothing, but retains what others ask for."""
     add_path_receive: frozenset[Family] = frozenset()
     """Families of which it receives several paths to a prefix, told apart by identifiers (RFC 7911)."""
     add_path_send: frozenset[Family] = frozenset()
@@ -66,6 +79,7 @@ def encode(offer: Capabilities) -> bytes:
         (CapabilityCode.FOUR_OCTET_AS, asn.to_bytes(4, "big") if asn is not None else None),
         (CapabilityCode.ADD_PATH, _pack_families(paths) if paths else None),
         (CapabilityCode.ENHANCED_REFRESH, b"" if offer.enhanced_refresh else None),
+        (CapabilityCode.LONG_LIVED_GRACEFUL_RESTART, _pack_long_lived(offer.long_lived)),
     )
     parts = [multiprotocol(family) for family in sorted(offer.families)]
     parts += [_packed(code, value) for code, value in values if value is not None]
@@ -99,6 +113,8 @@ def decode(parameters: bytes) -> Capabilities:
         elif code in _READERS:
             field, read = _READERS[code]
             found[field] = read(value)
+    if "graceful_restart" not in found:
+        found.pop("long_lived", None)  # RFC 9494 section 4.5: as though it had not been received
     # Without any multiprotocol capability a speaker means IPv4 unicast alone (RFC 4760 section 8).
     known = frozenset(family for family in families or [Family.IPV4] if family is not None)
     return Capabilities(families=known, **found)
@@ -144,6 +160,31 @@ def _pack_restart(restart: GracefulRestart) -> bytes:
     return struct.pack("!H", flags << 12 | restart.restart_seconds) + _pack_families(octets)
 
 
+LONG_LIVED_BYTES = 7
+"""AFI, SAFI, flags, and three octets of seconds (RFC 9494 section 3.1)."""
+LONGEST_STALE_SECONDS = (1 << 24) - 1
+
+
+def _long_lived(value: bytes) -> tuple[LongLived, ...]:
+    if len(value) % LONG_LIVED_BYTES:
+        raise _malformed(f"a long-lived graceful restart capability of {len(value)} octets")
+    found: dict[Family, LongLived] = {}
+    for afi, safi, flags, high, low in struct.iter_unpack("!HBBBH", value):
+        if (family := family_at(afi, safi)) is not None:
+            found[family] = LongLived(family, high << 16 | low, bool(flags & FORWARDING_STATE))
+    return tuple(found[family] for family in sorted(found))
+
+
+def _pack_long_lived(entries: tuple[LongLived, ...] | None) -> bytes | None:
+    if entries is None:
+        return None
+    return b"".join(
+        struct.pack("!HBB", one.family, UNICAST, FORWARDING_STATE * one.forwarding_preserved)
+        + one.stale_seconds.to_bytes(3, "big")
+        for one in entries
+    )
+
+
 RECEIVES, SENDS = 1, 2
 """RFC 7911 section 4; both bits are 3, and any other value counts as nothing."""
 
@@ -173,6 +214,7 @@ _READERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
     CapabilityCode.GRACEFUL_RESTART: ("graceful_restart", _restart),
     CapabilityCode.FOUR_OCTET_AS: ("four_octet_as", lambda value: int.from_bytes(_exactly(value, 4), "big")),
     CapabilityCode.ENHANCED_REFRESH: ("enhanced_refresh", _present),
+    CapabilityCode.LONG_LIVED_GRACEFUL_RESTART: ("long_lived", _long_lived),
     CapabilityCode.FQDN: ("host_name", _host_name),
 }
 """Capability code -> (field, reader)."""

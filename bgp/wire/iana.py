@@ -66,6 +66,7 @@ class CapabilityCode(IntEnum):
     FOUR_OCTET_AS = 65
     ADD_PATH = 69
     ENHANCED_REFRESH = 70
+    LONG_LIVED_GRACEFUL_RESTART = 71
     FQDN = 73
 
 
@@ -150,9 +151,11 @@ class Cease(IntEnum):
 
 
 class WellKnown(IntEnum):
-    """Communities with a meaning of their own, RFC 1997, 7999, 8326."""
+    """Communities with a meaning of their own, RFC 1997, 7999, 8326, 9494."""
 
     GRACEFUL_SHUTDOWN = 0xFFFF0000
+    LLGR_STALE = 0xFFFF0006
+    NO_LLGR = 0xFFFF0007
     BLACKHOLE = 0xFFFF029A
     NO_EXPORT = 0xFFFFFF01
     NO_ADVERTISE = 0xFFFFFF02
