@@ -24,6 +24,8 @@ NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 LONGEST_NAME = 253
 LARGEST_LIMIT = 1 << 27
 """Of prefixes and of mebibytes: more than any machine has room for."""
+LONGEST_STALE_SECONDS = (1 << 24) - 1
+"""RFC 9494 section 3.1: half a year."""
 LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}")
 
 
@@ -79,6 +81,9 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A peer that is silent this long is gone (RFC 4271); 0 or at least 3."""
     restart_seconds: int = 120
     """How long peers keep our routes while this agent is away (RFC 4724)."""
+    long_lived_stale_seconds: int = 0
+    """How long they keep them behind that, as the last choice (RFC 9494), until this agent is back; 0: not at all. Set
+    it on route reflectors (86400: a day), whose routes are other nodes': while all of them are away no node loses one."""
     deferral_seconds: float = 60.0
     """How long after a start learned routes are not deleted for want of a peer."""
     mesh_ttl_security: bool = True
@@ -232,6 +237,8 @@ def _cluster_errors(config: Config) -> Iterator[str]:
             yield f"bgp.{key}: must be 0 (no limit) to {LARGEST_LIMIT}"
     if not 0 <= bgp.restart_seconds <= 4095:
         yield "bgp.restart_seconds: must be 0 to 4095 (RFC 4724 has twelve bits for it)"
+    if not 0 <= bgp.long_lived_stale_seconds <= LONGEST_STALE_SECONDS:
+        yield f"bgp.long_lived_stale_seconds: must be 0 to {LONGEST_STALE_SECONDS} (RFC 9494 has 24 bits for it)"
 
 
 def _host_errors(config: Config) -> Iterator[str]:

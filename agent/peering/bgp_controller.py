@@ -221,6 +221,7 @@ class BgpController:
             settings=state.bgp_configurations,
             peers=state.bgp_peers,
             hold_seconds=self._settings.hold_seconds,
+            long_lived_stale_seconds=self._settings.long_lived_stale_seconds,
             mesh_ttl_security=self._settings.mesh_ttl_security,
             mesh_maximum_prefixes=self._settings.mesh_maximum_prefixes,
             maximum_prefixes=self._settings.maximum_prefixes,

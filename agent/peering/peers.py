@@ -56,6 +56,7 @@ class PeeringInputs:
     unreadable: Mapping[SecretRef, str] = field(default_factory=dict)
     """Secrets that could not be read, and why."""
     hold_seconds: int = 90
+    long_lived_stale_seconds: int = 0
     mesh_ttl_security: bool = False
     """TTL 255 is demanded of nodes of the mesh that say that they send it, and are on our subnet."""
     mesh_maximum_prefixes: int = 10_000
@@ -341,6 +342,7 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
         allowed_local_as=spec.num_allowed_local_as_numbers or 0,
         next_hop_mode=_next_hop_mode(spec, internal=internal),
         restart_seconds=round(seconds(spec.max_restart_time)) if spec.max_restart_time else None,
+        long_lived_stale_seconds=inputs.long_lived_stale_seconds,
         families=frozenset({family_of(address)}),
         maximum_prefixes=(
             inputs.mesh_maximum_prefixes if candidate.kind is PeerKind.MESH else inputs.maximum_prefixes

@@ -9,7 +9,7 @@ RFC 4271 sections 3.2 and 9.1, RFC 4724 section 4.2, RFC 7313 section 4, RFC 791
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bgp.events import Learned, Output, ReapplyImportPolicy, StaleChanged, UpdateFaults, Withdrawn
@@ -194,19 +194,15 @@ class AdjRibIn:
 
         The mark is a community: the decision sees it, and so do those to whom the path is advertised.
         """
-        paths, held = self.pre_policy, self.held
-        marked: dict[int, Path] = {}  # by identity: paths are shared, and alive meanwhile
         unwilling: list[Nlri] = []
-        for key in due.long_lived:
-            path = paths[key]
+        marked = self._by_path(due.long_lived)
+        for path, keys in marked:
             if WellKnown.NO_LLGR in path.attributes.communities:
-                unwilling.append(key)
+                unwilling += keys
                 continue
-            if (new := marked.get(id(path))) is None:
-                new = marked[id(path)] = long_lived_stale(path)
-            held.add(new, 1)
-            held.remove((path,))
-            paths[key] = new
+            self.pre_policy.update(dict.fromkeys(keys, new := long_lived_stale(path)))
+            self.held.add(new, len(keys))
+            self.held.remove([path] * len(keys))
         self.stale.refreshed(unwilling)
         outputs = self._withdraw((*due.gone, *unwilling))
         return [*outputs, ReapplyImportPolicy(self.family)] if marked else outputs
@@ -233,14 +229,18 @@ class AdjRibIn:
         """Decide on these NLRI, or on those of them that are touched, by the present configuration."""
         if is_touched is not None:
             keys = [key for key in keys if is_touched(prefix_of(key))]
-        by_path: dict[int, tuple[Path, list[Nlri]]] = {}  # by identity: paths are shared, and alive meanwhile
-        for key in keys:
-            if (path := self.pre_policy.get(key)) is not None:
-                by_path.setdefault(id(path), (path, []))[1].append(key)
         outputs: list[Output] = []
-        for path, some in by_path.values():
+        for path, some in self._by_path(keys):
             outputs += self._apply_policy(some, path, self.reject_reason(path.attributes))
         return outputs
+
+    def _by_path(self, keys: Iterable[Nlri]) -> Collection[tuple[Path, list[Nlri]]]:
+        """Each path of these NLRI, with those that have it."""
+        found: dict[int, tuple[Path, list[Nlri]]] = {}  # by identity: paths are shared, and alive meanwhile
+        for key in keys:
+            if (path := self.pre_policy.get(key)) is not None:
+                found.setdefault(id(path), (path, []))[1].append(key)
+        return found.values()
 
     def reject_reason(self, attributes: PathAttributes) -> str:
         """The ingress check that a path fails; empty: none. Such a path is as good as withdrawn, whatever policy says.

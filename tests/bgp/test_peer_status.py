@@ -49,6 +49,7 @@ def test_what_both_can_do_is_said_with_its_rfc() -> None:
         "extended messages (RFC 8654)",
         "graceful restart (RFC 4724)",
         "graceful restart after a NOTIFICATION (RFC 8538)",
+        "long-lived graceful restart (RFC 9494)",
     )
 
 

@@ -46,6 +46,9 @@ class Setup:
     """Carry IPv6 as well."""
     over_ipv6: bool = False
     """The session is one over IPv6."""
+    restart_seconds: int = 20
+    long_lived_seconds: int = 0
+    """Long-lived graceful restart (RFC 9494); 0: as it is without being asked. BIRD and FRR alone."""
     kernel: bool = True
     """Install what is learned."""
 

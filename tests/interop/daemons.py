@@ -53,6 +53,9 @@ class Bird(Daemon):
         setup = self.setup
         more = f'password "{setup.password}";' if setup.password else ""
         more += "ttl security on;" if setup.is_near else ""
+        more += f"graceful restart time {setup.restart_seconds};"
+        if setup.long_lived_seconds:
+            more += f"long lived graceful restart on; long lived stale time {setup.long_lived_seconds};"
         more += "rr client; rr cluster id 10.255.0.1;" if setup.reflects else ""
         text = BIRD.format(
             router_id=THEIRS,
@@ -101,8 +104,8 @@ router bgp {asn}
  no bgp default ipv4-unicast
  bgp graceful-restart
  bgp graceful-restart preserve-fw-state
- bgp graceful-restart restart-time 20
-{neighbours}
+ bgp graceful-restart restart-time {restart}
+{long_lived}{neighbours}
  address-family ipv4 unicast
   network {block}
 {activate}
@@ -125,7 +128,7 @@ class Frr(Daemon):
 
     async def start(self, *, again: bool = False) -> None:
         setup = self.setup
-        lines, activate = [], []
+        lines, activate, stays = [], [], setup.long_lived_seconds
         for address, asn in setup.neighbours:
             one = f" neighbor {address}"
             lines += [f"{one} remote-as {asn}", f"{one} timers 3 9", f"{one} timers connect 1"]
@@ -137,6 +140,8 @@ class Frr(Daemon):
         text = FRR.format(
             asn=setup.asn,
             router_id=THEIRS,
+            restart=setup.restart_seconds,
+            long_lived=f" bgp long-lived-graceful-restart stale-time {stays}\n" if stays else "",
             block=THEIR_BLOCK,
             block6=THEIR_BLOCK6,
             neighbours="\n".join(lines),

@@ -145,7 +145,7 @@ def in_full(peer: dict[str, Any]) -> str:
     for family, count in peer["counts"].items():
         lines.append(
             f"{family.lower():<13} received {count['received']} (refused {count['refused']}, "
-            f"stale {count['stale']}), advertised {count['advertised']}"
+            f"stale {count['stale']}, long-lived stale {count['long_lived_stale']}), advertised {count['advertised']}"
         )
     return "\n".join([*lines, "", capabilities(peer["offered"], peer["received_offer"])])
 
@@ -169,6 +169,8 @@ def ability(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {ability(inner)}" for name, inner in value.items())
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "; ".join(map(ability, value))
     if isinstance(value, list):
         return " ".join(FAMILIES.get(one, str(one)) for one in value) or "-"
     return "-" if value in (None, "") else str(value)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bgp.path import Path
-from bgp.peer_config import PeerConfig
+from bgp.path import Path, Source
+from bgp.peer_config import NextHopMode, PeerConfig
 from bgp.policy.origination import Origination
+from bgp.rib.export import ExportTarget, export_attributes, why_not_exported
+from bgp.rib.graceful_restart import Preserved, Retention, Staleness
 from bgp.session.fsm import State
 from bgp.wire import nlri
+from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Family
 from bgp.wire.iana import WellKnown
+from bgp.wire.nlri import Nlri
 from tests.fakes.wire import Node, Wire, address
 
 BLOCK, OTHER = "192.168.1.0/26", "192.168.2.0/26"
@@ -264,3 +270,70 @@ def test_all_reflectors_gone_for_an_hour_cost_no_route() -> None:
     wire.until(lambda: not any(node.stale() for node in nodes), 400)
     assert [node.learned() for node in nodes] == before
     assert [change for node in nodes for change in node.changes if change[1] is None] == []
+
+
+def target(*, internal: bool, knows: bool) -> ExportTarget:
+    own = IPv4Address("10.0.0.2")
+    return ExportTarget(7, internal, MESH, own, NextHopMode.AUTO, True, own, long_lived=knows)
+
+
+def stale_path() -> Path:
+    attributes = PathAttributes(next_hop=address(1), local_pref=200, communities=(7, int(WellKnown.LLGR_STALE)))
+    return Path(attributes, Source(1, address(1), address(1), internal=True))
+
+
+def test_an_external_peer_that_does_not_know_long_lived_stale_paths_gets_none() -> None:
+    path, to = stale_path(), target(internal=False, knows=False)
+    assert export_attributes(path, to) is None
+    assert why_not_exported(path, to) == (
+        "it is long-lived stale, and the peer does not know what that is (RFC 9494)"
+    )
+    assert export_attributes(path, target(internal=False, knows=True)) is not None
+
+
+def test_an_internal_one_gets_them_as_the_last_choice_that_leaves_the_as_nowhere() -> None:
+    exported = export_attributes(stale_path(), target(internal=True, knows=False))
+    assert exported is not None
+    assert exported.local_pref == 0
+    assert exported.communities == (7, WellKnown.LLGR_STALE, WellKnown.NO_EXPORT)
+    exported = export_attributes(stale_path(), target(internal=True, knows=True))
+    assert exported is not None
+    assert (exported.local_pref, exported.communities) == (200, (7, WellKnown.LLGR_STALE))
+
+
+@given(data=st.data())
+def test_however_a_peer_comes_and_goes_no_path_outlives_both_periods_of_its_last_announcement(
+    data: st.DataObject,
+) -> None:
+    stays = Retention(data.draw(st.integers(0, 5)), data.draw(st.integers(0, 20)))
+    staleness, now, is_up = Staleness(), 0.0, True
+    announced: dict[Nlri, float] = {key: now for key in (b"a", b"b", b"c")}
+    for _ in range(data.draw(st.integers(1, 20))):
+        now += data.draw(st.integers(0, 8))
+        gone, new = set[Nlri](), set[Nlri]()
+        match data.draw(st.sampled_from(("lost", "up", "again", "time"))):
+            case "lost" if is_up:
+                due = staleness.session_lost(announced, stays, now)
+                gone, new, is_up = set(due.gone), set(due.long_lived), False
+            case "up" if not is_up:
+                gone = staleness.session_established(now, Preserved(restart=True, long_lived=True))
+                is_up = True
+            case "again" if is_up and announced:
+                key = data.draw(st.sampled_from(sorted(announced)))
+                staleness.refreshed([key])
+                announced[key] = now
+            case _:
+                due = staleness.expired(now)
+                gone, new = set(due.gone), set(due.long_lived)
+        assert new <= staleness.long_lived
+        for key in gone:
+            del announced[key]
+        assert set(staleness) <= announced.keys()
+        assert staleness.long_lived <= set(staleness)
+        if not is_up:
+            assert set(staleness) == announced.keys()
+            assert staleness.deadline is None or staleness.deadline > now
+    if not is_up and announced:
+        due = staleness.expired(now + stays.restart_seconds + stays.long_lived_seconds)
+        assert due.gone == announced.keys()
+        assert staleness.deadline is None

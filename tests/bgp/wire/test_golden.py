@@ -11,7 +11,8 @@ import pytest
 from bgp.session.notification_text import describe_notification
 from bgp.wire import attribute_codec, capabilities, messages
 from bgp.wire.attributes import Context, PathAttributes
-from bgp.wire.capabilities import Capabilities, GracefulRestart
+from bgp.wire.capabilities import Capabilities, GracefulRestart, LongLived
+from bgp.wire.errors import NotificationError
 from bgp.wire.families import Family
 from bgp.wire.framing import Framing
 from bgp.wire.iana import (
@@ -152,6 +153,19 @@ CAPABILITIES: list[tuple[CapabilityCode, Capabilities, str]] = [
         "010400010001" + "4508" + "00010103" + "00020102",
     ),
     (C.ENHANCED_REFRESH, Capabilities(enhanced_refresh=True), "010400010001" + "4600"),
+    (
+        C.LONG_LIVED_GRACEFUL_RESTART,
+        Capabilities(
+            graceful_restart=GracefulRestart(0, families=frozenset()),
+            long_lived=(LongLived(Family.IPV4, 0xFFFFFF, True), LongLived(Family.IPV6, 3600)),
+        ),
+        "010400010001" + "4002" + "0000" + "470e" + "00010180ffffff" + "00020100000e10",
+    ),
+    (
+        C.LONG_LIVED_GRACEFUL_RESTART,
+        Capabilities(graceful_restart=GracefulRestart(0, families=frozenset()), long_lived=()),
+        "010400010001" + "4002" + "0000" + "4700",
+    ),
 ]
 READ_ONLY = {C.FQDN: (Capabilities(host_name="node1"), "490a" + "056e6f646531" + "03656e64")}
 
@@ -174,6 +188,17 @@ def test_a_capability_that_is_only_read(code: CapabilityCode) -> None:
     offer, wire = READ_ONLY[code]
     packed = bytes.fromhex(wire)
     assert capabilities.decode(bytes([2, len(packed)]) + packed) == offer
+
+
+def test_long_lived_graceful_restart_without_graceful_restart_was_not_received() -> None:
+    packed = bytes.fromhex("470700010180ffffff")
+    assert capabilities.decode(bytes([2, len(packed)]) + packed).long_lived is None
+
+
+def test_long_lived_graceful_restart_that_is_cut_is_malformed() -> None:
+    packed = bytes.fromhex("40020000" + "4706" + "00010180ffff")
+    with pytest.raises(NotificationError, match="6 octets"):
+        capabilities.decode(bytes([2, len(packed)]) + packed)
 
 
 def test_every_capability_of_the_registry_has_a_pair() -> None:
