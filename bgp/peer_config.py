@@ -95,6 +95,8 @@ class PeerConfig:
     """Our AS number towards this peer, in place of the speaker's; it also decides whether the peer is internal."""
     allowed_local_as: int = 0
     """How often our own AS may be in the AS_PATH of what the peer announces."""
+    enforce_first_as: bool = True
+    """An external peer's paths begin with its AS, or are refused (RFC 4271 section 6.3); a route server's do not."""
     next_hop_mode: NextHopMode = NextHopMode.AUTO
     restart_seconds: int | None = None
     """How long this peer keeps our paths while we are away; None: as the speaker says."""
@@ -130,7 +132,7 @@ def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
 
 _CHANGEABLE = (
     *("description", "passive", "port", "maximum_prefixes", "maximum_octets", "next_hop_mode"),
-    *("policy", "allowed_local_as", "keepalive_seconds", "ttl_security_hops"),
+    *("policy", "allowed_local_as", "keepalive_seconds", "ttl_security_hops", "enforce_first_as"),
 )
 """What may change under a session: it counts only for people, or from now on."""
 
@@ -147,6 +149,7 @@ def changes_import(before: PeerConfig, after: PeerConfig) -> bool:
         or before.policy.checks_claims is not after.policy.checks_claims
         or before.policy.import_rules != after.policy.import_rules
         or before.allowed_local_as != after.allowed_local_as
+        or before.enforce_first_as is not after.enforce_first_as
     )
 
 

@@ -135,6 +135,7 @@ PEER_KEYS: dict[str, Read] = {
     "ttl_security_hops": _number,
     "local_as": _number,
     "allowed_local_as": _number,
+    "enforce_first_as": _flag,
     "next_hop_mode": _values(NextHopMode),
     "restart_seconds": _number,
     "long_lived_stale_seconds": _number,

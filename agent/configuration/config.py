@@ -97,6 +97,9 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     maximum_mebibytes: int = 512
     """Memory for what all peers announce, by estimate, whatever its attributes; half of it for one peer; 0: no limit.
     The kernel's routes and what this agent makes of them need about as much again."""
+    enforce_first_as: bool = False
+    """What a peer of another AS announces must begin with its own AS (RFC 4271). Off, as in Calico's BIRD: a route server
+    (RFC 7947) and a ToR that does not prepend announce others' paths as they are."""
     local_prefixes: list[str] = []
     """Networks of this machine that are advertised to the peers while an interface here has one of their addresses:
     a docker0 bridge's subnet, such as 172.17.1.0/24. Of other nodes they are believed, so name those of all nodes."""

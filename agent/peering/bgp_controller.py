@@ -222,6 +222,7 @@ class BgpController:
             peers=state.bgp_peers,
             hold_seconds=self._settings.hold_seconds,
             long_lived_stale_seconds=self._settings.long_lived_stale_seconds,
+            enforce_first_as=self._settings.enforce_first_as,
             mesh_ttl_security=self._settings.mesh_ttl_security,
             mesh_maximum_prefixes=self._settings.mesh_maximum_prefixes,
             maximum_prefixes=self._settings.maximum_prefixes,

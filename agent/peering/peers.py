@@ -57,6 +57,7 @@ class PeeringInputs:
     """Secrets that could not be read, and why."""
     hold_seconds: int = 90
     long_lived_stale_seconds: int = 0
+    enforce_first_as: bool = False
     mesh_ttl_security: bool = False
     """TTL 255 is demanded of nodes of the mesh that say that they send it, and are on our subnet."""
     mesh_maximum_prefixes: int = 10_000
@@ -342,6 +343,7 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
         allowed_local_as=spec.num_allowed_local_as_numbers or 0,
         next_hop_mode=_next_hop_mode(spec, internal=internal),
         restart_seconds=round(seconds(spec.max_restart_time)) if spec.max_restart_time else None,
+        enforce_first_as=inputs.enforce_first_as,
         long_lived_stale_seconds=inputs.long_lived_stale_seconds,
         families=frozenset({family_of(address)}),
         maximum_prefixes=(

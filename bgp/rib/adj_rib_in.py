@@ -9,7 +9,7 @@ RFC 4271 sections 3.2 and 9.1, RFC 4724 section 4.2, RFC 7313 section 4, RFC 791
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from bgp.events import Learned, Output, ReapplyImportPolicy, StaleChanged, UpdateFaults, Withdrawn
@@ -42,6 +42,8 @@ class AdjRibIn:
         """NLRI in `pre_policy` that the Loc-RIB does not get -> why: an ingress check, or the name of a policy rule."""
         self.filtered: dict[Nlri, None] = {}
         """Those of `rejected` that the prefix filter, or a claim on a block, refuses."""
+        self._faulty: dict[Nlri, None] = {}
+        """Those of `rejected` whose attributes were malformed: no policy makes them good (RFC 7606)."""
         self.claims = NO_CLAIMS
         """Whose the blocks are; what is stored keeps its old verdict until `reapply_policy`."""
         self.eor_received = False
@@ -94,8 +96,11 @@ class AdjRibIn:
         """Take in an UPDATE of this family; `source` names the peer as it is in this session."""
         if update.is_end_of_rib and not update.faults:
             return self._end_of_rib()
-        outputs: list[Output] = [UpdateFaults(update.faults)] if update.faults else []
-        outputs += self._withdraw(update.withdrawn)
+        outputs = self._withdraw(update.withdrawn)
+        if update.faulty and update.attributes is not None:
+            outputs += self._keep_faulty(update.faulty, update.attributes, source, "; ".join(update.faults))
+        if update.faults:
+            outputs.append(UpdateFaults((*update.faults, *self._named(update.faulty))))
         if not update.announced or update.attributes is None:
             return outputs
         attributes = update.attributes
@@ -107,6 +112,22 @@ class AdjRibIn:
         if reason:
             outputs.append(UpdateFaults((reason,)))
         return outputs
+
+    def _keep_faulty(
+        self, keys: Sequence[Nlri], attributes: PathAttributes, source: Source, why: str
+    ) -> list[Output]:
+        """What counts as withdrawn (RFC 7606 section 2) is kept to be shown, and refused whatever policy says."""
+        outputs: list[Output] = []
+        for path_id, some in by_path_id(keys):
+            outputs += self._announce(some, self.held.shared(attributes, source, path_id), why)
+        self._faulty.update(dict.fromkeys(keys))
+        return outputs
+
+    def _named(self, keys: Sequence[Nlri]) -> Iterator[str]:
+        """The first of some prefixes that are not used, for the log."""
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            yield f"not used: {unpack(prefix_of(keys[0]), self.family)}{more}"
 
     def _withdraw(self, keys: Iterable[Nlri]) -> list[Output]:
         paths = self.pre_policy
@@ -149,6 +170,9 @@ class AdjRibIn:
         """The peer announced or withdrew these; answers those that were stale until now."""
         if self._unrefreshed:
             self._unrefreshed.difference_update(keys)
+        if self._faulty:
+            for key in keys:
+                self._faulty.pop(key, None)
         return self.stale.refreshed(keys)
 
     # -- enhanced route refresh (RFC 7313) ----------------------------------------------------------------------------
@@ -211,6 +235,7 @@ class AdjRibIn:
         """Withdraw everything."""
         self._unrefreshed = None
         self._identified.clear()
+        self._faulty.clear()
         self.stale.clear()
         self.held.clear()
         gone, self.pre_policy = list(self.pre_policy), {}
@@ -229,6 +254,8 @@ class AdjRibIn:
         """Decide on these NLRI, or on those of them that are touched, by the present configuration."""
         if is_touched is not None:
             keys = [key for key in keys if is_touched(prefix_of(key))]
+        if self._faulty:
+            keys = [key for key in keys if key not in self._faulty]
         outputs: list[Output] = []
         for path, some in self._by_path(keys):
             outputs += self._apply_policy(some, path, self.reject_reason(path.attributes))
@@ -252,7 +279,7 @@ class AdjRibIn:
         for own in {us.asn, peer.local_as or us.asn}:
             if sum(numbers.count(own) for _, numbers in attributes.as_path) > peer.allowed_local_as:
                 return f"our own AS {own} is in AS_PATH"
-        if not self._internal and attributes.neighbour_as != peer.asn:
+        if peer.enforce_first_as and not self._internal and attributes.neighbour_as != peer.asn:
             return f"AS_PATH does not begin with the peer's AS {peer.asn}"
         if attributes.originator_id == us.router_id:
             return "we are its ORIGINATOR_ID"

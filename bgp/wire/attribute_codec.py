@@ -8,12 +8,12 @@ Does not know: NLRI fields, RIBs.
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any
 
 from bgp.wire.attributes import (
+    AS_SET,
     SPECS,
     TRANSITIVE,
     Context,
@@ -87,15 +87,21 @@ class _Block:
             self.unknown.append((flags & ~Flag.EXTENDED_LENGTH & 0xF0 | Flag.PARTIAL, code, value))
 
     def merge_as4(self) -> None:
-        """RFC 6793: between speakers of four octets AS4 attributes mean nothing, and a malformed one means nothing."""
+        """RFC 6793: between speakers of four octets AS4 attributes mean nothing, and a malformed one means nothing.
+
+        A set in AS4_PATH is not malformed, and as good as one in AS_PATH (RFC 9774 section 3).
+        """
         if self.context.four_octet_as:
             return
         wide = replace(self.context, four_octet_as=True)
         new: dict[int, Any] = {}
         for code, read in ((Attribute.AS4_PATH, read_as_path), (Attribute.AS4_AGGREGATOR, read_aggregator)):
             if code in self.raw:
-                with suppress(MalformedAttribute):
+                try:
                     new[code] = read(self.raw[code], wide)
+                except MalformedAttribute as error:
+                    if str(error) == AS_SET:
+                        self.fault(withdraw(AS_SET.replace("AS_PATH", "AS4_PATH")))
         aggregator, real = self.values.get("aggregator"), new.get(Attribute.AS4_AGGREGATOR)
         is_old = real is not None and aggregator is not None and aggregator[0] != AS_TRANS
         if "as_path" in self.values:

@@ -75,6 +75,9 @@ class Context:
     """Families in which the peer puts an identifier before each prefix (RFC 7911)."""
 
 
+AS_SET = "AS_PATH holds an AS_SET (RFC 9774)"
+
+
 def withdraw(why: str) -> MalformedAttribute:
     """A fault that costs the UPDATE's routes."""
     return MalformedAttribute(Treatment.TREAT_AS_WITHDRAW, why)
@@ -107,7 +110,7 @@ def read_as_path(value: bytes, context: Context) -> tuple[Segment, ...]:
         if 0 in numbers:
             raise withdraw("AS_PATH holds AS 0 (RFC 7607)")
         if kind in (SegmentType.AS_SET, SegmentType.AS_CONFED_SET):
-            raise withdraw("AS_PATH holds an AS_SET (RFC 9774)")
+            raise withdraw(AS_SET)
         if kind == SegmentType.AS_CONFED_SEQUENCE and not context.internal:
             raise withdraw("AS_PATH holds a confederation segment from outside")
         segments.append((kind, numbers))

@@ -38,6 +38,8 @@ class Update:
     """What the same message says of the other family; never sent so."""
     ignored: bool = False
     """Whether some of the message was of a family that was not negotiated, and not even read (RFC 4760 section 8)."""
+    faulty: tuple[Nlri, ...] = ()
+    """Those of `withdrawn` that were announced, with `attributes` as far as they could be read (treat-as-withdraw)."""
 
     @property
     def is_end_of_rib(self) -> bool:
@@ -111,6 +113,8 @@ class _Routes:
     announced: list[Nlri] = field(default_factory=list)
     reach: Reach | None = None
     """Where the next hop is in MP_REACH_NLRI."""
+    faulty: list[Nlri] = field(default_factory=list)
+    """What was announced and counts as withdrawn."""
 
     def update(self, family: Family, attributes: PathAttributes | None) -> Update:
         """A prefix in both fields is announced (RFC 4271 section 4.3)."""
@@ -120,7 +124,15 @@ class _Routes:
             gone = tuple(prefix for prefix in gone if prefix not in announced)
         if self.reach is not None and attributes is not None:
             attributes = replace(attributes, next_hop=self.reach.next_hop, link_local=self.reach.link_local)
-        return Update(gone, attributes, tuple(self.announced), (), family)
+        faulty = tuple(dict.fromkeys(self.faulty)) if self.faulty else ()
+        return Update(gone, attributes, tuple(self.announced), (), family, faulty=faulty)
+
+    def treated_as_withdrawn(self, family: Family, attributes: PathAttributes) -> Update:
+        """RFC 7606 section 2: what is announced counts as withdrawn."""
+        hop = self.reach.next_hop if self.reach is not None else attributes.next_hop
+        gone, faulty = dict.fromkeys((*self.withdrawn, *self.announced)), (*self.faulty, *self.announced)
+        shown = replace(attributes, next_hop=hop) if faulty else None
+        return Update(tuple(gone), shown, family=family, faulty=tuple(dict.fromkeys(faulty)))
 
 
 class _Decoding:
@@ -175,9 +187,11 @@ class _Decoding:
                 "NEXT_HOP and MP_REACH_NLRI give different next hops; those of the latter are refused"
             )
             routes.withdrawn += found.prefixes
+            routes.faulty += found.prefixes
         elif _no_host(found.next_hop):
             self._faults.append(f"the next hop {found.next_hop} in MP_REACH_NLRI cannot be a host's address")
             routes.withdrawn += found.prefixes
+            routes.faulty += found.prefixes
         else:
             if found.prefixes and not self._needed:
                 self._needed = (Attribute.ORIGIN, Attribute.AS_PATH)
@@ -198,8 +212,7 @@ class _Decoding:
             if not said and not self._ignored:
                 raise _malformed("; ".join(faults))  # RFC 7606 section 5.2: nothing to withdraw saves nothing
             parts = [
-                Update(tuple(dict.fromkeys((*one.withdrawn, *one.announced))), family=family)
-                for family, one in said.items()
+                one.treated_as_withdrawn(family, decoded.attributes) for family, one in said.items()
             ]
         elif said:
             parts = [
