@@ -187,6 +187,18 @@ class Instance:
         """The next hops of all paths: those whose reachability somebody should track."""
         return frozenset(hop for rib in self.ribs.values() for hop in rib.next_hops)
 
+    def refresh(self, address: Address, now: float) -> None:
+        """Ask a peer for everything again, and send it everything again. Raises ValueError without a session."""
+        peer = self.peers[address]
+        outputs = peer.refresh()
+        self._work(peer, lambda: outputs, now)
+
+    def reset(self, address: Address, now: float, *, is_hard: bool) -> None:
+        """Begin a new session with a peer. Raises ValueError for one that is disabled."""
+        peer = self.peers[address]
+        outputs = peer.reset(now, is_hard=is_hard)
+        self._work(peer, lambda: outputs, now)
+
     # -- TCP and time -------------------------------------------------------------------------------------------------
 
     def accept(self, remote: Address) -> Connection | None:

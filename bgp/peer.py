@@ -60,9 +60,9 @@ from bgp.session.session import (
     is_hard,
 )
 from bgp.wire.capabilities import GracefulRestart
-from bgp.wire.families import Address, Family, number_of
+from bgp.wire.families import UNICAST, Address, Family, number_of
 from bgp.wire.iana import Cease, Error
-from bgp.wire.messages import UNSPECIFIC_CEASE, Notification, Subtype
+from bgp.wire.messages import UNSPECIFIC_CEASE, Notification, RouteRefresh, Subtype
 from bgp.wire.update import Update
 
 
@@ -104,7 +104,7 @@ class Peer:
         self._sessions: dict[Connection, Session] = {}
         self._outgoing: set[Connection] = set()
         self.collisions = Collisions(now)
-        self._connect_retry = ConnectRetry(random, now, passive=config.passive)
+        self._connect_retry = ConnectRetry(random, now, passive=config.passive or self.is_disabled)
         self.connection: Connection | None = None
         """The connection of the established session."""
         self._source: Source | None = None
@@ -117,11 +117,28 @@ class Peer:
     @property
     def state(self) -> State:
         """The furthest state of its connections."""
+        if self.is_disabled:
+            return State.IDLE
         states = {session.state for session in self._sessions.values()}
         for state in (State.ESTABLISHED, State.OPEN_CONFIRM, State.OPEN_SENT):
             if state in states:
                 return state
         return State.CONNECT if self._connect_retry.is_dialing else State.ACTIVE
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether a person disabled it."""
+        return self.config.shutdown is not None
+
+    @property
+    def why_down(self) -> str:
+        """Why there is no session; empty while there is one."""
+        if self.connection is not None:
+            return ""
+        if self.config.shutdown is not None:
+            return f"it is disabled here: {self.config.shutdown}".removesuffix(": ")
+        waits = "it is to connect to us, and has not yet" if self.config.passive else "it was not called yet"
+        return self.last_error or waits
 
     @property
     def is_internal(self) -> bool:
@@ -149,6 +166,8 @@ class Peer:
     @property
     def deferred_until(self) -> float:
         """Until when our restart deferral waits for this peer."""
+        if self.is_disabled:
+            return float("-inf")
         session = self.session
         families = self.adj_ribs_in if session is None else self.adj_ribs_out
         missing = {family for family in families if not self.adj_ribs_in[family].eor_received}
@@ -171,7 +190,7 @@ class Peer:
             if not self._connect_retry.ended(connection):
                 return [Close(connection)]  # given up meanwhile
             self._outgoing.add(connection)
-        if self._connect_retry.is_held_down(now):
+        if self._connect_retry.is_held_down(now) or self.is_disabled:
             return [Close(connection)]
         outputs: list[Output] = []
         for known in list(self._sessions):
@@ -254,8 +273,11 @@ class Peer:
     def reconfigure(self, config: PeerConfig, now: float) -> list[Output]:
         """Go on under a configuration that the present session can live with."""
         before, self.config = self.config, config
-        self._connect_retry.passive = config.passive
-        if config.passive:
+        self._connect_retry.passive = config.passive or self.is_disabled
+        shut: list[Output] = []
+        if self.is_disabled and before.shutdown is None:
+            shut = self._leave(Cease.ADMINISTRATIVE_SHUTDOWN, config.shutdown or "", "it was disabled here")
+        if self._connect_retry.passive:
             self._connect_retry.stop()
         elif not self._sessions:
             self._connect_retry.schedule(now)
@@ -266,36 +288,69 @@ class Peer:
         for session in self._sessions.values():
             session.set_keepalive(config.keepalive_seconds)
         self.export_policy = self._compile_export_policy()
-        return self.adj_ribs_in.configure(config) if changes_import(before, config) else []
+        return [*shut, *(self.adj_ribs_in.configure(config) if changes_import(before, config) else [])]
 
     def restart_session(self, config: PeerConfig, now: float) -> list[Output]:
         """Begin a new session under a configuration that needs one; as in a restart, paths outlive that on both sides.
 
         RFC 8538 lets a Cease do that; without it only a connection that breaks without a NOTIFICATION does (RFC 4724).
         """
-        self.collisions.current, self._connect_retry.passive = None, config.passive
-
-        def end(session: Session) -> Down:
-            why = "the configuration changed"
-            quiet = self._restart_of(session) is not None and not session.is_soft
-            cease = Notification(Error.CEASE, Cease.OTHER_CONFIGURATION_CHANGE)
-            return session.lost(why) if quiet else session.close(cease, why)
-
-        outputs = self._end_all(end, now)
-        self.config = config
-        outputs += self._connect_retry.cancel()
+        if config.shutdown is not None:
+            return [*self.reconfigure(config, now), *self.adj_ribs_in.configure(config)]
+        outputs = self._begin_anew(Cease.OTHER_CONFIGURATION_CHANGE, "the configuration changed", now)
+        self.config, self._connect_retry.passive = config, config.passive
         self._connect_retry.schedule(now)
         self.export_policy = self._compile_export_policy()
         return outputs + self.adj_ribs_in.configure(config)
 
+    def _begin_anew(self, subcode: Cease, why: str, now: float) -> list[Output]:
+        def end(session: Session) -> Down:
+            quiet = self._restart_of(session) is not None and not session.is_soft
+            return session.lost(why) if quiet else session.close(Notification(Error.CEASE, subcode), why)
+
+        self.collisions.current = None
+        return [*self._end_all(end, now), *self._connect_retry.cancel()]
+
+    # -- what a person does with it -----------------------------------------------------------------------------------
+
+    def refresh(self) -> list[Output]:
+        """Ask for everything again, and send everything again (RFC 2918). Raises ValueError without a session."""
+        session, connection = self.session, self.connection
+        if session is None or connection is None:
+            raise ValueError(f"there is no session with {self.config.address}: {self.why_down}")
+        offer = session.peer.offer if session.peer is not None else None
+        for family, out in self.adj_ribs_out.items():
+            out.readvertise(marked=session.enhanced_refresh)
+            if offer is not None and offer.route_refresh:
+                session.send(RouteRefresh(family, UNICAST, Subtype.REQUEST))
+        return self._flush(connection)
+
+    def reset(self, now: float, *, is_hard: bool) -> list[Output]:
+        """Begin a new session; the paths outlive that, or go on both sides (`is_hard`). Raises ValueError."""
+        if self.is_disabled:
+            raise ValueError(f"{self.config.address} is disabled here; enable it instead")
+        subcode, why = Cease.ADMINISTRATIVE_RESET, "it was reset here"
+        if is_hard:
+            outputs = self._end_all(lambda session: session.cease(subcode, why), now)
+            outputs += [*self._connect_retry.cancel(), *self.adj_ribs_in.withdraw_all()]
+        else:
+            outputs = self._begin_anew(subcode, why, now)
+        self._connect_retry.start_over(now)
+        return outputs
+
     def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:
         """Leave the peer for good, with a text for its operators (RFC 9003), and withdraw all that it announced."""
+        return self._leave(subcode, text, "no longer configured")
+
+    def _leave(self, subcode: Cease, text: str, why: str) -> list[Output]:
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
-            session.cease(subcode, "no longer configured", shutdown_data(text))
+            session.cease(subcode, why, shutdown_data(text))
             outputs += [*self._flush(connection), Close(connection)]
         outputs += self._connect_retry.cancel()
         self._sessions.clear()
+        self._outgoing.clear()
+        self.collisions.further.clear()
         self.connection, self.collisions.current, self.adj_ribs_out = None, None, {}
         return outputs + self.adj_ribs_in.withdraw_all()
 

@@ -104,6 +104,8 @@ class PeerConfig:
     """How long it is asked to keep our paths behind that, as the last choice (RFC 9494); 0: not at all."""
     families: frozenset[Family] = frozenset({Family.IPV4})
     """What is exchanged with it, whatever the family of its address (RFC 4760)."""
+    shutdown: str | None = None
+    """Disabled by a person, with the text that its operators read (RFC 9003): no session, no path; None: it is not."""
     link_local_address: IPv6Address | None = None
     """Ours on the link that we share with it, advertised beside an IPv6 next hop (RFC 2545); None: no such link."""
     policy: Policy = EVERYTHING
@@ -132,7 +134,7 @@ def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
 
 _CHANGEABLE = (
     *("description", "passive", "port", "maximum_prefixes", "maximum_octets", "next_hop_mode"),
-    *("policy", "allowed_local_as", "keepalive_seconds", "ttl_security_hops", "enforce_first_as"),
+    *("policy", "allowed_local_as", "keepalive_seconds", "ttl_security_hops", "enforce_first_as", "shutdown"),
 )
 """What may change under a session: it counts only for people, or from now on."""
 

@@ -46,6 +46,7 @@ class PeerStatus:
     received: int
     announced: int
     last_error: str
+    """Why there is no session; empty while there is one."""
     restarting: bool
     """Some of its paths are stale: its session is gone or new."""
     hold_seconds: int = 0
@@ -80,6 +81,8 @@ class PeerStatus:
     """Memory that its paths need, by estimate."""
     near_limit: str = ""
     """The limit of prefixes or memory that it is near to, as a sentence."""
+    disabled: bool = False
+    """A person disabled it."""
     exceeded: str = ""
     """The limit that it exceeded, for which it is left alone."""
 
@@ -98,7 +101,7 @@ def peer_status(
         since=since,
         received=sum(len(rib.pre_policy) for rib in peer.adj_ribs_in.values()),
         announced=sum(map(len, peer.adj_ribs_out.values())),
-        last_error=peer.last_error,
+        last_error=peer.why_down,
         restarting=any(rib.stale for rib in peer.adj_ribs_in.values()),
         hold_seconds=session.hold_seconds if session is not None else 0,
         router_id=theirs.router_id if theirs is not None else None,
@@ -117,6 +120,7 @@ def peer_status(
         failure=peer.failure,
         held_octets=held_octets(peer.adj_ribs_in),
         near_limit=near_limit(peer.adj_ribs_in, peer.config),
+        disabled=peer.is_disabled,
         exceeded=peer.exceeded,
     )
 

@@ -106,6 +106,12 @@ class ConnectRetry:
         self._due_at = max(due_at, self._held_down_until)
         self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_AFTER_ERROR_SECONDS)
 
+    def start_over(self, now: float) -> None:
+        """A person wants an attempt now: the backoff starts anew, and the peer is left alone no longer."""
+        self._retry_seconds, self._hold_downs, self._held_down_until = FIRST_RETRY_SECONDS, 0, now
+        self._due_at = None
+        self.schedule(now)
+
     def hold_down(self, now: float, seconds: tuple[float, float]) -> None:
         """Leave the peer alone (DampPeerOscillations): for the first of `seconds`, and longer each time, to the second.
 

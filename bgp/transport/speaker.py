@@ -128,6 +128,16 @@ class Speaker:
         self.instance.shutdown(text)
         self._step()
 
+    def refresh(self, peer: Address) -> None:
+        """Ask a peer for everything again, and send it everything again (RFC 2918). Raises ValueError without a session."""
+        self.instance.refresh(peer, self._clock.now())
+        self._schedule()
+
+    def reset(self, peer: Address, *, is_hard: bool = False) -> None:
+        """Begin a new session; paths outlive it, or go on both sides (`is_hard`). Raises ValueError if it is disabled."""
+        self.instance.reset(peer, self._clock.now(), is_hard=is_hard)
+        self._schedule()
+
     @property
     def learned(self) -> Mapping[Prefix, LearnedRoute]:
         """The best path to every prefix that peers announced."""
