@@ -39,6 +39,7 @@ from bgp.peer_export import advertise, export_target
 from bgp.peer_index import PeerIndex
 from bgp.policy.block_claims import NO_CLAIMS, BlockClaims, Touched
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
+from bgp.renewal import restart_session
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
 from bgp.rib.graceful_restart import RestartDeferral
@@ -107,7 +108,7 @@ class Instance:
                 if changes_export(before, after):
                     self._advertise_all(peer)
             elif after is not None and same_peer(before, after):
-                self._work(peer, partial(peer.restart_session, after, now))
+                self._work(peer, partial(restart_session, peer, after, now))
             else:
                 del self.peers[address]
                 self._work(peer, peer.deconfigure)
@@ -121,13 +122,9 @@ class Instance:
                     continue
                 self.peers[address] = peer
                 self._reindex(peer)
-        self._give_claims()
-
-    def _give_claims(self) -> None:
-        """To tables that are new."""
         for peer in self.peers.values():
             for rib in peer.adj_ribs_in.values():
-                rib.claims = self._claims[rib.family]
+                rib.claims = self._claims[rib.family]  # tables that are new have none
 
     def set_block_claims(self, claims: Mapping[Family, BlockClaims]) -> None:
         """Whose the blocks are: what contradicts it is not believed of peers whose policy asks for that."""
@@ -187,16 +184,10 @@ class Instance:
         """The next hops of all paths: those whose reachability somebody should track."""
         return frozenset(hop for rib in self.ribs.values() for hop in rib.next_hops)
 
-    def refresh(self, address: Address, now: float) -> None:
-        """Ask a peer for everything again, and send it everything again. Raises ValueError without a session."""
+    def on_demand(self, address: Address, work: Callable[[Peer], list[Output]], now: float) -> None:
+        """Do what a person asks of one peer. Raises ValueError where that cannot be done."""
         peer = self.peers[address]
-        outputs = peer.refresh()
-        self._work(peer, lambda: outputs, now)
-
-    def reset(self, address: Address, now: float, *, is_hard: bool) -> None:
-        """Begin a new session with a peer. Raises ValueError for one that is disabled."""
-        peer = self.peers[address]
-        outputs = peer.reset(now, is_hard=is_hard)
+        outputs = work(peer)
         self._work(peer, lambda: outputs, now)
 
     # -- TCP and time -------------------------------------------------------------------------------------------------
@@ -422,12 +413,8 @@ class Instance:
         """Something may have changed about a peer."""
         address = peer.config.address
         if self.peers.get(address) is peer:
-            self._index.update(
-                address,
-                peer.next_deadline,
-                is_waiting=peer.is_waiting,
-                held_octets=held_octets(peer.adj_ribs_in),
-            )
+            held = held_octets(peer.adj_ribs_in)
+            self._index.update(address, peer.next_deadline, is_waiting=peer.is_waiting, held_octets=held)
         elif address not in self.peers:
             self._index.remove(address)
 

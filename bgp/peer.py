@@ -60,9 +60,9 @@ from bgp.session.session import (
     is_hard,
 )
 from bgp.wire.capabilities import GracefulRestart
-from bgp.wire.families import UNICAST, Address, Family, number_of
+from bgp.wire.families import Address, Family, number_of
 from bgp.wire.iana import Cease, Error
-from bgp.wire.messages import UNSPECIFIC_CEASE, Notification, RouteRefresh, Subtype
+from bgp.wire.messages import UNSPECIFIC_CEASE, Notification, Subtype
 from bgp.wire.update import Update
 
 
@@ -104,7 +104,7 @@ class Peer:
         self._sessions: dict[Connection, Session] = {}
         self._outgoing: set[Connection] = set()
         self.collisions = Collisions(now)
-        self._connect_retry = ConnectRetry(random, now, passive=config.passive or self.is_disabled)
+        self.connect_retry = ConnectRetry(random, now, passive=config.passive or self.is_disabled)
         self.connection: Connection | None = None
         """The connection of the established session."""
         self._source: Source | None = None
@@ -123,22 +123,12 @@ class Peer:
         for state in (State.ESTABLISHED, State.OPEN_CONFIRM, State.OPEN_SENT):
             if state in states:
                 return state
-        return State.CONNECT if self._connect_retry.is_dialing else State.ACTIVE
+        return State.CONNECT if self.connect_retry.is_dialing else State.ACTIVE
 
     @property
     def is_disabled(self) -> bool:
         """Whether a person disabled it."""
         return self.config.shutdown is not None
-
-    @property
-    def why_down(self) -> str:
-        """Why there is no session; empty while there is one."""
-        if self.connection is not None:
-            return ""
-        if self.config.shutdown is not None:
-            return f"it is disabled here: {self.config.shutdown}".removesuffix(": ")
-        waits = "it is to connect to us, and has not yet" if self.config.passive else "it was not called yet"
-        return self.last_error or waits
 
     @property
     def is_internal(self) -> bool:
@@ -160,7 +150,7 @@ class Peer:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]
         times += [rib.deadline for rib in self.adj_ribs_in.values()]
-        times += [self._connect_retry.deadline, self.collisions.deadline]
+        times += [self.connect_retry.deadline, self.collisions.deadline]
         return min((at for at in times if at is not None), default=None)
 
     @property
@@ -171,7 +161,7 @@ class Peer:
         session = self.session
         families = self.adj_ribs_in if session is None else self.adj_ribs_out
         missing = {family for family in families if not self.adj_ribs_in[family].eor_received}
-        restart = self._restart_of(session) if session is not None else None
+        restart = self.restart_of(session) if session is not None else None
         return wait_until(
             eor_received=not missing,
             configured_at=self._configured_at,
@@ -187,10 +177,10 @@ class Peer:
     ) -> list[Output]:
         """TCP is up; `local` is the address of our end."""
         if outgoing:
-            if not self._connect_retry.ended(connection):
+            if not self.connect_retry.ended(connection):
                 return [Close(connection)]  # given up meanwhile
             self._outgoing.add(connection)
-        if self._connect_retry.is_held_down(now) or self.is_disabled:
+        if self.connect_retry.is_held_down(now) or self.is_disabled:
             return [Close(connection)]
         outputs: list[Output] = []
         for known in list(self._sessions):
@@ -203,7 +193,7 @@ class Peer:
             outputs += self._drop(known, session.lost("replaced by a newer connection"), now)
         if self.connection is not None and now - self._up_at >= PATIENCE_SECONDS:
             self.collisions.further.add(connection)
-        self._connect_retry.stop()
+        self.connect_retry.stop()
         ours = LocalParameters.configured(
             self._us, self.config, local, restarting=self._deferral.is_restarting, was_up=self._was_up
         )
@@ -212,10 +202,10 @@ class Peer:
 
     def dial_failed(self, connection: Connection, why: str, now: float) -> list[Output]:
         """TCP did not come up."""
-        if self._connect_retry.ended(connection):
+        if self.connect_retry.ended(connection):
             self.last_error = why
             if not self._sessions:
-                self._connect_retry.schedule(now)
+                self.connect_retry.schedule(now)
         return []
 
     def received(self, connection: Connection, data: bytes, now: float) -> list[Output]:
@@ -247,10 +237,10 @@ class Peer:
             outputs += self._events(connection, session.handle_timer(now), now)
         if self.collisions.current is not None and now >= self.collisions.current.deadline:
             outputs += self._decide(self.collisions.current, now)
-        if (late := self._connect_retry.timed_out(now)) is not None:
+        if (late := self.connect_retry.timed_out(now)) is not None:
             outputs.append(Close(late))
             outputs += self.dial_failed(late, f"no answer within {CONNECT_SECONDS:g} s", now)
-        if (dialed := self._connect_retry.dial_due(now, self._new_connection)) is not None:
+        if (dialed := self.connect_retry.dial_due(now, self._new_connection)) is not None:
             outputs.append(Dial(dialed, self.config))
         return outputs + self.adj_ribs_in.expire(now)
 
@@ -273,70 +263,22 @@ class Peer:
     def reconfigure(self, config: PeerConfig, now: float) -> list[Output]:
         """Go on under a configuration that the present session can live with."""
         before, self.config = self.config, config
-        self._connect_retry.passive = config.passive or self.is_disabled
+        self.connect_retry.passive = config.passive or self.is_disabled
         shut: list[Output] = []
         if self.is_disabled and before.shutdown is None:
             shut = self._leave(Cease.ADMINISTRATIVE_SHUTDOWN, config.shutdown or "", "it was disabled here")
-        if self._connect_retry.passive:
-            self._connect_retry.stop()
+        if self.connect_retry.passive:
+            self.connect_retry.stop()
         elif not self._sessions:
-            self._connect_retry.schedule(now)
+            self.connect_retry.schedule(now)
         limits = config.maximum_prefixes, config.maximum_octets
         if limits != (before.maximum_prefixes, before.maximum_octets):
             self.exceeded = ""
-            self._connect_retry.release(now)
+            self.connect_retry.release(now)
         for session in self._sessions.values():
             session.set_keepalive(config.keepalive_seconds)
         self.export_policy = self._compile_export_policy()
         return [*shut, *(self.adj_ribs_in.configure(config) if changes_import(before, config) else [])]
-
-    def restart_session(self, config: PeerConfig, now: float) -> list[Output]:
-        """Begin a new session under a configuration that needs one; as in a restart, paths outlive that on both sides.
-
-        RFC 8538 lets a Cease do that; without it only a connection that breaks without a NOTIFICATION does (RFC 4724).
-        """
-        if config.shutdown is not None:
-            return [*self.reconfigure(config, now), *self.adj_ribs_in.configure(config)]
-        outputs = self._begin_anew(Cease.OTHER_CONFIGURATION_CHANGE, "the configuration changed", now)
-        self.config, self._connect_retry.passive = config, config.passive
-        self._connect_retry.schedule(now)
-        self.export_policy = self._compile_export_policy()
-        return outputs + self.adj_ribs_in.configure(config)
-
-    def _begin_anew(self, subcode: Cease, why: str, now: float) -> list[Output]:
-        def end(session: Session) -> Down:
-            quiet = self._restart_of(session) is not None and not session.is_soft
-            return session.lost(why) if quiet else session.close(Notification(Error.CEASE, subcode), why)
-
-        self.collisions.current = None
-        return [*self._end_all(end, now), *self._connect_retry.cancel()]
-
-    # -- what a person does with it -----------------------------------------------------------------------------------
-
-    def refresh(self) -> list[Output]:
-        """Ask for everything again, and send everything again (RFC 2918). Raises ValueError without a session."""
-        session, connection = self.session, self.connection
-        if session is None or connection is None:
-            raise ValueError(f"there is no session with {self.config.address}: {self.why_down}")
-        offer = session.peer.offer if session.peer is not None else None
-        for family, out in self.adj_ribs_out.items():
-            out.readvertise(marked=session.enhanced_refresh)
-            if offer is not None and offer.route_refresh:
-                session.send(RouteRefresh(family, UNICAST, Subtype.REQUEST))
-        return self._flush(connection)
-
-    def reset(self, now: float, *, is_hard: bool) -> list[Output]:
-        """Begin a new session; the paths outlive that, or go on both sides (`is_hard`). Raises ValueError."""
-        if self.is_disabled:
-            raise ValueError(f"{self.config.address} is disabled here; enable it instead")
-        subcode, why = Cease.ADMINISTRATIVE_RESET, "it was reset here"
-        if is_hard:
-            outputs = self._end_all(lambda session: session.cease(subcode, why), now)
-            outputs += [*self._connect_retry.cancel(), *self.adj_ribs_in.withdraw_all()]
-        else:
-            outputs = self._begin_anew(subcode, why, now)
-        self._connect_retry.start_over(now)
-        return outputs
 
     def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:
         """Leave the peer for good, with a text for its operators (RFC 9003), and withdraw all that it announced."""
@@ -347,7 +289,7 @@ class Peer:
         for connection, session in list(self._sessions.items()):
             session.cease(subcode, why, shutdown_data(text))
             outputs += [*self._flush(connection), Close(connection)]
-        outputs += self._connect_retry.cancel()
+        outputs += self.connect_retry.cancel()
         self._sessions.clear()
         self._outgoing.clear()
         self.collisions.further.clear()
@@ -417,7 +359,7 @@ class Peer:
         down = self._sessions[loser].close(cease, "another connection to this peer stays")
         return self._drop(loser, down, now)
 
-    def _restart_of(self, session: Session) -> GracefulRestart | None:
+    def restart_of(self, session: Session) -> GracefulRestart | None:
         """The peer's graceful restart capability, where it covers a family of this session."""
         restart = session.peer.offer.graceful_restart if session.peer is not None else None
         return restart if self._retention(session) else None
@@ -432,7 +374,7 @@ class Peer:
         if session is None or session.peer is None:
             return []  # it has ended in the same octets
         self.collisions.lives(connection, now)
-        outputs = self._connect_retry.cancel()
+        outputs = self.connect_retry.cancel()
         self.sessions += 1
         self.connection, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         self.exceeded = ""
@@ -449,7 +391,7 @@ class Peer:
         self.adj_ribs_out = {
             family: AdjRibOut(family, deferral) for family in sorted(session.context.families)
         }
-        restart = self._restart_of(session)
+        restart = self.restart_of(session)
         if restart is None:
             self.failure = ""  # there will be no End-of-RIB to wait for
         theirs = session.peer.offer
@@ -466,7 +408,7 @@ class Peer:
             case Subtype.REQUEST:
                 self.adj_ribs_out[family].readvertise(marked=session.enhanced_refresh)
             case Subtype.BEGIN:
-                if rib.eor_in_session or self._restart_of(session) is None:
+                if rib.eor_in_session or self.restart_of(session) is None:
                     rib.begin_refresh(now)
             case Subtype.END:
                 return rib.end_refresh()
@@ -491,10 +433,10 @@ class Peer:
 
     def exceed(self, found: Excess, now: float) -> list[Output]:
         """The peer has announced more than it may: forget all of it, and leave the peer alone, each time longer."""
-        outputs = self._end_all(lambda session: session.cease(found.subcode, found.why, found.data), now)
+        outputs = self.end_all(lambda session: session.cease(found.subcode, found.why, found.data), now)
         outputs += self.adj_ribs_in.withdraw_all()
         self.exceeded = self.last_error = found.why
-        return outputs + self._connect_retry.leave_alone(now, HOLD_DOWN_AFTER_LIMIT_SECONDS)
+        return outputs + self.connect_retry.leave_alone(now, HOLD_DOWN_AFTER_LIMIT_SECONDS)
 
     def fail(self, why: str, now: float) -> list[Output]:
         """An exception of ours came out of the work for this peer: begin again with what it says in a new session.
@@ -502,19 +444,20 @@ class Peer:
         What it had announced stays, as in any restart, where both sides can do that after a NOTIFICATION (RFC 8538).
         """
         why = f"internal error: {why}"
-        outputs = self._end_all(lambda session: session.close(UNSPECIFIC_CEASE, why), now)
+        outputs = self.end_all(lambda session: session.close(UNSPECIFIC_CEASE, why), now)
         self.last_error = why
-        return outputs + self._connect_retry.leave_alone(now, HOLD_DOWN_AFTER_FAILURE_SECONDS)
+        return outputs + self.connect_retry.leave_alone(now, HOLD_DOWN_AFTER_FAILURE_SECONDS)
 
     def replaced(self, now: float) -> Peer:
         """A peer without any of this one's state but its counts, which takes its place after a failure."""
         new = Peer(self.config, self._us, self._deferral, self._new_connection, self._random, now)
         new.sessions, new.counts, new.failure = self.sessions, self.counts, self.failure
-        new._connect_retry, new.last_error = self._connect_retry, f"internal error: {self.failure}"
-        new._connect_retry.leave_alone(now, HOLD_DOWN_AFTER_FAILURE_SECONDS)
+        new.connect_retry, new.last_error = self.connect_retry, f"internal error: {self.failure}"
+        new.connect_retry.leave_alone(now, HOLD_DOWN_AFTER_FAILURE_SECONDS)
         return new
 
-    def _end_all(self, end: Callable[[Session], Down], now: float) -> list[Output]:
+    def end_all(self, end: Callable[[Session], Down], now: float) -> list[Output]:
+        """End all connections, each as `end` does it."""
         ended = [(connection, end(session)) for connection, session in self._sessions.items()]
         return [output for connection, down in ended for output in self._drop(connection, down, now)]
 
@@ -531,14 +474,14 @@ class Peer:
             self.connection, self.adj_ribs_out = None, {}
             retained = {} if is_hard(down) else self._retention(session)
             outputs += self.adj_ribs_in.session_lost(retained, now)
-            self._connect_retry.reset_backoff(now - self._up_at)
+            self.connect_retry.reset_backoff(now - self._up_at)
         if self.connection is not None:
             return outputs + self._end_collision(connection, now) + self._refuse(down.why, counted=is_further)
         self.last_error = down.why
         if notifications := [one for one in (down.sent, down.received) if one is not None]:
             self.last_down = down
         if not self._sessions:
-            self._connect_retry.schedule(
+            self.connect_retry.schedule(
                 now, after_error=any(one.code != Error.CEASE for one in notifications)
             )
         return outputs + self._end_collision(connection, now)

@@ -101,7 +101,7 @@ def peer_status(
         since=since,
         received=sum(len(rib.pre_policy) for rib in peer.adj_ribs_in.values()),
         announced=sum(map(len, peer.adj_ribs_out.values())),
-        last_error=peer.why_down,
+        last_error=why_down(peer),
         restarting=any(rib.stale for rib in peer.adj_ribs_in.values()),
         hold_seconds=session.hold_seconds if session is not None else 0,
         router_id=theirs.router_id if theirs is not None else None,
@@ -123,6 +123,17 @@ def peer_status(
         disabled=peer.is_disabled,
         exceeded=peer.exceeded,
     )
+
+
+def why_down(peer: Peer) -> str:
+    """Why there is no session with a peer; empty while there is one."""
+    config = peer.config
+    if peer.connection is not None:
+        return ""
+    if config.shutdown is not None:
+        return f"it is disabled here: {config.shutdown}".removesuffix(": ")
+    waits = "it is to connect to us, and has not yet" if config.passive else "it was not called yet"
+    return peer.last_error or waits
 
 
 def _error(down: Down) -> ErrorStatus | None:

@@ -42,7 +42,7 @@ class AdjRibIn:
         """NLRI in `pre_policy` that the Loc-RIB does not get -> why: an ingress check, or the name of a policy rule."""
         self.filtered: dict[Nlri, None] = {}
         """Those of `rejected` that the prefix filter, or a claim on a block, refuses."""
-        self._faulty: dict[Nlri, None] = {}
+        self.faulty: dict[Nlri, None] = {}
         """Those of `rejected` whose attributes were malformed: no policy makes them good (RFC 7606)."""
         self.claims = NO_CLAIMS
         """Whose the blocks are; what is stored keeps its old verdict until `reapply_policy`."""
@@ -98,7 +98,7 @@ class AdjRibIn:
             return self._end_of_rib()
         outputs = self._withdraw(update.withdrawn)
         if update.faulty and update.attributes is not None:
-            outputs += self._keep_faulty(update.faulty, update.attributes, source, "; ".join(update.faults))
+            outputs += self._keep_faulty(update.faulty, update.attributes, source, update.why_faulty)
         if update.faults:
             outputs.append(UpdateFaults((*update.faults, *self._named(update.faulty))))
         if not update.announced or update.attributes is None:
@@ -120,7 +120,7 @@ class AdjRibIn:
         outputs: list[Output] = []
         for path_id, some in by_path_id(keys):
             outputs += self._announce(some, self.held.shared(attributes, source, path_id), why)
-        self._faulty.update(dict.fromkeys(keys))
+        self.faulty.update(dict.fromkeys(keys))
         return outputs
 
     def _named(self, keys: Sequence[Nlri]) -> Iterator[str]:
@@ -170,9 +170,9 @@ class AdjRibIn:
         """The peer announced or withdrew these; answers those that were stale until now."""
         if self._unrefreshed:
             self._unrefreshed.difference_update(keys)
-        if self._faulty:
+        if self.faulty:
             for key in keys:
-                self._faulty.pop(key, None)
+                self.faulty.pop(key, None)
         return self.stale.refreshed(keys)
 
     # -- enhanced route refresh (RFC 7313) ----------------------------------------------------------------------------
@@ -235,7 +235,7 @@ class AdjRibIn:
         """Withdraw everything."""
         self._unrefreshed = None
         self._identified.clear()
-        self._faulty.clear()
+        self.faulty.clear()
         self.stale.clear()
         self.held.clear()
         gone, self.pre_policy = list(self.pre_policy), {}
@@ -254,8 +254,8 @@ class AdjRibIn:
         """Decide on these NLRI, or on those of them that are touched, by the present configuration."""
         if is_touched is not None:
             keys = [key for key in keys if is_touched(prefix_of(key))]
-        if self._faulty:
-            keys = [key for key in keys if key not in self._faulty]
+        if self.faulty:
+            keys = [key for key in keys if key not in self.faulty]
         outputs: list[Output] = []
         for path, some in self._by_path(keys):
             outputs += self._apply_policy(some, path, self.reject_reason(path.attributes))

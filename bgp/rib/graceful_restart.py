@@ -119,9 +119,7 @@ def retention(theirs: Capabilities, families: Iterable[Family]) -> dict[Family, 
         )
         for family in families
     }
-    return {
-        family: one for family, one in found.items() if one.restart_seconds or one.long_lived_seconds
-    }
+    return {family: one for family, one in found.items() if one.restart_seconds or one.long_lived_seconds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +203,7 @@ class Staleness:
     def session_established(self, now: float, kept: Preserved) -> set[Nlri]:
         """The peer is back; answers what goes because its forwarding state did not survive."""
         gone = {
-            key
-            for key in self._until
-            if not (kept.long_lived if key in self.long_lived else kept.restart)
+            key for key in self._until if not (kept.long_lived if key in self.long_lived else kept.restart)
         }
         self._forget(gone)
         self._end_of_rib_until = now + LONGEST_READVERTISING_SECONDS
@@ -232,9 +228,7 @@ class Staleness:
         self._forget(gone)
         new = set[Nlri]()
         if self._end_of_rib_until is None:
-            new = {
-                key for key, (at, _) in self._until.items() if now >= at and key not in self.long_lived
-            }
+            new = {key for key, (at, _) in self._until.items() if now >= at and key not in self.long_lived}
             self.long_lived |= new
         self._next = self._soonest()
         return Due(gone, new)

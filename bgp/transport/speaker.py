@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
+from bgp import renewal
 from bgp.events import Close, Connection, Dial, LimitNear, PeerFailed, Probe, Refused, Send, UpdateFaults
 from bgp.instance import Changed, Instance, ShellAction
 from bgp.learned_routes import Learned, LearnedRoute
@@ -130,12 +131,13 @@ class Speaker:
 
     def refresh(self, peer: Address) -> None:
         """Ask a peer for everything again, and send it everything again (RFC 2918). Raises ValueError without a session."""
-        self.instance.refresh(peer, self._clock.now())
+        self.instance.on_demand(peer, renewal.refresh, self._clock.now())
         self._schedule()
 
     def reset(self, peer: Address, *, is_hard: bool = False) -> None:
         """Begin a new session; paths outlive it, or go on both sides (`is_hard`). Raises ValueError if it is disabled."""
-        self.instance.reset(peer, self._clock.now(), is_hard=is_hard)
+        now = self._clock.now()
+        self.instance.on_demand(peer, lambda one: renewal.reset(one, now, is_hard=is_hard), now)
         self._schedule()
 
     @property

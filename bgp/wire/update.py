@@ -40,6 +40,7 @@ class Update:
     """Whether some of the message was of a family that was not negotiated, and not even read (RFC 4760 section 8)."""
     faulty: tuple[Nlri, ...] = ()
     """Those of `withdrawn` that were announced, with `attributes` as far as they could be read (treat-as-withdraw)."""
+    why_faulty: str = ""
 
     @property
     def is_end_of_rib(self) -> bool:
@@ -116,7 +117,7 @@ class _Routes:
     faulty: list[Nlri] = field(default_factory=list)
     """What was announced and counts as withdrawn."""
 
-    def update(self, family: Family, attributes: PathAttributes | None) -> Update:
+    def update(self, family: Family, attributes: PathAttributes | None, why: str) -> Update:
         """A prefix in both fields is announced (RFC 4271 section 4.3)."""
         gone = tuple(self.withdrawn)
         if gone and self.announced:
@@ -125,14 +126,16 @@ class _Routes:
         if self.reach is not None and attributes is not None:
             attributes = replace(attributes, next_hop=self.reach.next_hop, link_local=self.reach.link_local)
         faulty = tuple(dict.fromkeys(self.faulty)) if self.faulty else ()
-        return Update(gone, attributes, tuple(self.announced), (), family, faulty=faulty)
+        why = why if faulty else ""
+        return Update(gone, attributes, tuple(self.announced), (), family, faulty=faulty, why_faulty=why)
 
-    def treated_as_withdrawn(self, family: Family, attributes: PathAttributes) -> Update:
+    def treated_as_withdrawn(self, family: Family, attributes: PathAttributes, why: str) -> Update:
         """RFC 7606 section 2: what is announced counts as withdrawn."""
         hop = self.reach.next_hop if self.reach is not None else attributes.next_hop
         gone, faulty = dict.fromkeys((*self.withdrawn, *self.announced)), (*self.faulty, *self.announced)
         shown = replace(attributes, next_hop=hop) if faulty else None
-        return Update(tuple(gone), shown, family=family, faulty=tuple(dict.fromkeys(faulty)))
+        found = tuple(dict.fromkeys(faulty))
+        return Update(tuple(gone), shown, family=family, faulty=found, why_faulty=why if found else "")
 
 
 class _Decoding:
@@ -212,11 +215,12 @@ class _Decoding:
             if not said and not self._ignored:
                 raise _malformed("; ".join(faults))  # RFC 7606 section 5.2: nothing to withdraw saves nothing
             parts = [
-                one.treated_as_withdrawn(family, decoded.attributes) for family, one in said.items()
+                one.treated_as_withdrawn(family, decoded.attributes, "; ".join(faults))
+                for family, one in said.items()
             ]
         elif said:
             parts = [
-                one.update(family, decoded.attributes if one.announced else attributes)
+                one.update(family, decoded.attributes if one.announced else attributes, "; ".join(faults))
                 for family, one in said.items()
             ]
         else:

@@ -115,6 +115,7 @@ class Room:
             (family, key): path.attributes
             for family, rib in self.router.peers[PEER].adj_ribs_in.items()
             for key, path in rib.pre_policy.items()
+            if key not in rib.faulty
         }
 
     def known(self) -> set[str]:

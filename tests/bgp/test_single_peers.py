@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from bgp import renewal
 from bgp.peer_config import PeerConfig
 from bgp.peer_status import peer_status
 from bgp.session.fsm import State
@@ -38,6 +39,10 @@ def trio(wire: Wire) -> tuple[Node, Node, Node]:
 def disable(wire: Wire, node: Node, last: int, text: str | None) -> None:
     known = {where: peer.config for where, peer in node.router.peers.items()}
     wire.configure(node, known | {address(last): replace(known[address(last)], shutdown=text)})
+
+
+def reset(wire: Wire, node: Node, other: Node, *, is_hard: bool) -> None:
+    node.router.on_demand(other.own, lambda peer: renewal.reset(peer, wire.now, is_hard=is_hard), wire.now)
 
 
 def why(node: Node, last: int) -> str:
@@ -93,7 +98,7 @@ def test_a_refresh_has_both_sides_say_everything_again_and_changes_nothing() -> 
     one, two, _ = trio(wire)
     before = list(one.ends), list(two.ends)
     sent = len(wire.sent)
-    one.router.refresh(two.own, wire.now)
+    one.router.on_demand(two.own, renewal.refresh, wire.now)
     wire.settle(one)
     wire.run(5)
     kinds = [(str(frm), data[18]) for _, frm, _, data in wire.sent[sent:] if data[18] in (2, 5)]
@@ -109,13 +114,13 @@ def test_a_refresh_without_a_session_is_refused_with_the_reason() -> None:
     one, two, _ = trio(wire)
     disable(wire, one, 2, "")
     with pytest.raises(ValueError, match=r"no session with 10\.0\.0\.2: it is disabled here"):
-        one.router.refresh(two.own, wire.now)
+        one.router.on_demand(two.own, renewal.refresh, wire.now)
 
 
 def test_a_reset_makes_a_new_session_and_costs_no_path() -> None:
     wire = Wire()
     one, two, three = trio(wire)
-    one.router.reset(three.own, wire.now, is_hard=False)
+    reset(wire, one, three, is_hard=False)
     wire.settle(one)
     wire.run(10)
     assert one.router.peers[three.own].sessions == 2
@@ -127,7 +132,7 @@ def test_a_reset_makes_a_new_session_and_costs_no_path() -> None:
 def test_a_hard_reset_forgets_the_paths_on_both_sides() -> None:
     wire = Wire()
     one, _, three = trio(wire)
-    one.router.reset(three.own, wire.now, is_hard=True)
+    reset(wire, one, three, is_hard=True)
     wire.settle(one)
     wire.run(10)
     assert one.router.peers[three.own].sessions == 2
@@ -142,7 +147,7 @@ def test_a_reset_without_a_session_calls_at_once() -> None:
     wire.kill(three)
     wire.run(300)
     calls = len(wire.calls)
-    one.router.reset(three.own, wire.now, is_hard=False)
+    reset(wire, one, three, is_hard=False)
     wire.settle(one)
     wire.run(1.1)
     assert len(wire.calls) > calls
@@ -153,7 +158,7 @@ def test_a_reset_of_a_disabled_peer_is_refused() -> None:
     one, two, _ = trio(wire)
     disable(wire, one, 2, "")
     with pytest.raises(ValueError, match="disabled here"):
-        one.router.reset(two.own, wire.now, is_hard=False)
+        reset(wire, one, two, is_hard=False)
 
 
 def test_why_there_is_no_session_is_said_from_the_first_moment() -> None:

@@ -143,9 +143,10 @@ def in_full(peer: dict[str, Any]) -> str:
     if peer["restarting"]:
         lines.append("restart       its paths stay until it has advertised them again")
     for family, count in peer["counts"].items():
+        long_lived = f", long-lived {count['long_lived_stale']}" if count.get("long_lived_stale") else ""
         lines.append(
             f"{family.lower():<13} received {count['received']} (refused {count['refused']}, "
-            f"stale {count['stale']}, long-lived stale {count['long_lived_stale']}), advertised {count['advertised']}"
+            f"stale {count['stale']}{long_lived}), advertised {count['advertised']}"
         )
     return "\n".join([*lines, "", capabilities(peer["offered"], peer["received_offer"])])
 

@@ -98,7 +98,10 @@ def test_a_path_that_says_no_llgr_goes_when_the_long_lived_period_begins() -> No
     wire = Wire()
     one, two = pair(wire)
     one.router.announce(
-        {ip_network(BLOCK): Origination(communities=(int(WellKnown.NO_LLGR),)), ip_network(OTHER): Origination()}
+        {
+            ip_network(BLOCK): Origination(communities=(int(WellKnown.NO_LLGR),)),
+            ip_network(OTHER): Origination(),
+        }
     )
     wire.settle(one)
     wire.run(1)
@@ -278,7 +281,9 @@ def target(*, internal: bool, knows: bool) -> ExportTarget:
 
 
 def stale_path() -> Path:
-    attributes = PathAttributes(next_hop=address(1), local_pref=200, communities=(7, int(WellKnown.LLGR_STALE)))
+    attributes = PathAttributes(
+        next_hop=address(1), local_pref=200, communities=(7, int(WellKnown.LLGR_STALE))
+    )
     return Path(attributes, Source(1, address(1), address(1), internal=True))
 
 
