@@ -42,7 +42,7 @@ class PeerStatus:
     description: str
     state: State
     since: datetime | None
-    """When the state was entered."""
+    """Since when there is a session, or none; attempts change nothing."""
     received: int
     announced: int
     last_error: str
@@ -81,6 +81,8 @@ class PeerStatus:
     """Memory that its paths need, by estimate."""
     near_limit: str = ""
     """The limit of prefixes or memory that it is near to, as a sentence."""
+    session_ended: str = ""
+    """Why the last session ended; empty while there is one, or there was none."""
     disabled: bool = False
     """A person disabled it."""
     exceeded: str = ""
@@ -88,7 +90,11 @@ class PeerStatus:
 
 
 def peer_status(
-    peer: Peer, state: State, since: datetime | None, refused_at: datetime | None = None
+    peer: Peer,
+    state: State,
+    since: datetime | None,
+    refused_at: datetime | None = None,
+    session_ended: str = "",
 ) -> PeerStatus:
     """The status of a peer; its state and all moments come from the shell."""
     session = peer.session
@@ -120,6 +126,7 @@ def peer_status(
         failure=peer.failure,
         held_octets=held_octets(peer.adj_ribs_in),
         near_limit=near_limit(peer.adj_ribs_in, peer.config),
+        session_ended=session_ended,
         disabled=peer.is_disabled,
         exceeded=peer.exceeded,
     )

@@ -8,6 +8,7 @@ Does not know: where peers and prefixes come from, what becomes of a learned rou
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -27,6 +28,7 @@ from bgp.scheduler import Scheduler, Seen
 from bgp.session.fsm import State
 from bgp.transport.listeners import Listeners
 from bgp.transport.md5_keys import optmem_needed
+from bgp.transport.session_log import SessionLog
 from bgp.transport.tcp import Tcp, outgoing_socket
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Address, Family, Prefix, number_of
@@ -87,7 +89,7 @@ class Speaker:
         self._connections: dict[Connection, Tcp] = {}
         self._listeners = Listeners(lambda: Tcp(self, None))
         self._dialing: dict[Connection, asyncio.Task[None]] = {}
-        self._states: dict[Address, tuple[State, datetime]] = {}
+        self._sessions = SessionLog(log)
         self._faults: dict[Address, int] = {}
         self._refused_at: dict[Address, datetime] = {}
         """When a further connection from the address of an established peer was refused last."""
@@ -169,9 +171,9 @@ class Speaker:
         """All peers, in the order of their addresses."""
         found = []
         for address, peer in sorted(self.instance.peers.items(), key=lambda item: number_of(item[0])):
-            _, since = self._states.get(address, (None, None))
-            state = peer.state if self._running else State.IDLE
-            found.append(peer_status(peer, state, since, self._refused_at.get(address)))
+            state, sessions = peer.state if self._running else State.IDLE, self._sessions
+            refused_at, ended = self._refused_at.get(address), sessions.ended(address)
+            found.append(peer_status(peer, state, sessions.since(address), refused_at, ended))
         return tuple(found)
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -340,18 +342,11 @@ class Speaker:
         for address in changed:
             peer = self.instance.peers.get(address)
             if peer is None:
-                self._states.pop(address, None)
+                self._sessions.forget(address)
                 self._refused_at.pop(address, None)
                 continue
-            state = peer.state
-            before = self._states.get(address, (State.IDLE, None))[0]
-            if address in self._states and state is before:
-                continue
-            self._states[address] = (state, self._clock.wall())
-            self._faults.pop(address, None)
-            if State.ESTABLISHED in (before, state):
-                name, why = peer.config.description, peer.last_error
-                self._log.info("bgp.session", peer=str(address), name=name, state=state.value, why=why)
+            if self._sessions.look(address, peer, self._clock.wall()):
+                self._faults.pop(address, None)
 
     def _add_changed(self, changed: Changed) -> None:
         for family, some in changed.items():
@@ -372,7 +367,9 @@ class Speaker:
                 sock.close()
                 raise
         except OSError as error:
-            self.instance.dial_failed(connection, error.strerror or str(error), self._clock.now())
+            # asyncio puts the address into the text of its own errors, and the reason into the number alone.
+            why = os.strerror(error.errno) if error.errno else error.strerror or str(error)
+            self.instance.dial_failed(connection, why, self._clock.now())
             self._schedule()
 
     def _apply_security(self) -> None:
