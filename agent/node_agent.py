@@ -53,6 +53,7 @@ from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
 from agent.parts import Parts
 from agent.peering.bgp_controller import BgpController
+from agent.peering.disabled_peers import DisabledPeers
 from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import NexthopTracking
 from agent.peering.passwords import PasswordFiles
@@ -60,9 +61,7 @@ from agent.peering.silent_nodes import SilentNodes
 from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
-from agent.service.start import (
-    fact_settings,
-)
+from agent.service.start import fact_settings
 from agent.service.supervision import Supervision
 from agent.service.watches import Watched, Watches
 from agent.status import AgentStatus
@@ -126,6 +125,7 @@ class Agent:
             config.bgp,
             PasswordFiles(Path(config.paths.secrets)),
             DrainFile(self._state_directory),
+            DisabledPeers(self._state_directory),
             self._clock,
             trigger,
         )
@@ -444,6 +444,7 @@ class Agent:
             "peers": lambda: bgp.looking_glass.peers(),
             "peer": control.WithText(lambda word: bgp.looking_glass.peer(word)),
             "paths": control.WithText(lambda question: bgp.looking_glass.paths(question)),
+            **{word: control.WithText(answer) for word, answer in bgp.peer_verbs.answers.items()},
             "living": self._put_back.report,
             "drain": control.WithText(bgp.drain),
             "undrain": bgp.undrain,

@@ -122,9 +122,13 @@ class Instance:
                     continue
                 self.peers[address] = peer
                 self._reindex(peer)
+        self._give_claims()
+
+    def _give_claims(self) -> None:
+        """To tables that are new."""
         for peer in self.peers.values():
             for rib in peer.adj_ribs_in.values():
-                rib.claims = self._claims[rib.family]  # tables that are new have none
+                rib.claims = self._claims[rib.family]
 
     def set_block_claims(self, claims: Mapping[Family, BlockClaims]) -> None:
         """Whose the blocks are: what contradicts it is not believed of peers whose policy asks for that."""

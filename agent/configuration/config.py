@@ -82,8 +82,8 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     restart_seconds: int = 120
     """How long peers keep our routes while this agent is away (RFC 4724)."""
     long_lived_stale_seconds: int = 0
-    """How long they keep them behind that, as the last choice (RFC 9494), until this agent is back; 0: not at all. Set
-    it on route reflectors (86400: a day), whose routes are other nodes': while all of them are away no node loses one."""
+    """How long they keep them behind that, as the last choice (RFC 9494), until this agent is back; 0: not at all.
+    Set it on route reflectors (86400: a day), whose routes are other nodes': all of them may be away then."""
     deferral_seconds: float = 60.0
     """How long after a start learned routes are not deleted for want of a peer."""
     mesh_ttl_security: bool = True
@@ -98,8 +98,8 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Memory for what all peers announce, by estimate, whatever its attributes; half of it for one peer; 0: no limit.
     The kernel's routes and what this agent makes of them need about as much again."""
     enforce_first_as: bool = False
-    """What a peer of another AS announces must begin with its own AS (RFC 4271). Off, as in Calico's BIRD: a route server
-    (RFC 7947) and a ToR that does not prepend announce others' paths as they are."""
+    """What a peer of another AS announces must begin with its own AS (RFC 4271). Off, as in Calico's BIRD: a route
+    server (RFC 7947) and a ToR that does not prepend announce others' paths as they are."""
     local_prefixes: list[str] = []
     """Networks of this machine that are advertised to the peers while an interface here has one of their addresses:
     a docker0 bridge's subnet, such as 172.17.1.0/24. Of other nodes they are believed, so name those of all nodes."""
@@ -238,10 +238,12 @@ def _cluster_errors(config: Config) -> Iterator[str]:
     for key in ("mesh_maximum_prefixes", "maximum_prefixes", "maximum_mebibytes"):
         if not 0 <= getattr(bgp, key) <= LARGEST_LIMIT:
             yield f"bgp.{key}: must be 0 (no limit) to {LARGEST_LIMIT}"
-    if not 0 <= bgp.restart_seconds <= 4095:
-        yield "bgp.restart_seconds: must be 0 to 4095 (RFC 4724 has twelve bits for it)"
-    if not 0 <= bgp.long_lived_stale_seconds <= LONGEST_STALE_SECONDS:
-        yield f"bgp.long_lived_stale_seconds: must be 0 to {LONGEST_STALE_SECONDS} (RFC 9494 has 24 bits for it)"
+    for key, most, bits in (
+        ("restart_seconds", 4095, "RFC 4724 has twelve bits"),
+        ("long_lived_stale_seconds", LONGEST_STALE_SECONDS, "RFC 9494 has 24 bits"),
+    ):
+        if not 0 <= getattr(bgp, key) <= most:
+            yield f"bgp.{key}: must be 0 to {most} ({bits} for it)"
 
 
 def _host_errors(config: Config) -> Iterator[str]:

@@ -22,6 +22,7 @@ from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import StateCache
 from agent.memo import Memo
 from agent.netlink.objects import Address, Route, RouteKey
+from agent.peering.disabled_peers import FILE_NAME, DisabledPeers
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peering.looking_glass_api import LookingGlass
 from agent.peering.originations import (
@@ -34,6 +35,7 @@ from agent.peering.originations import (
 from agent.peering.passwords import PasswordFiles
 from agent.peering.peer_policies import PolicyInputs, block_claims, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
+from agent.peering.peer_verbs import PeerVerbs
 from agent.peering.peers import (
     DesiredPeers,
     PeeringInputs,
@@ -125,6 +127,7 @@ class BgpController:
         settings: BgpSettings,
         passwords: PasswordFiles,
         drain_file: DrainFile,
+        disabled: DisabledPeers,
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
@@ -132,6 +135,7 @@ class BgpController:
         self._local_prefixes = local_prefixes(settings)
         self._passwords = passwords
         self._drain_file = drain_file
+        self._disabled = disabled
         self.drained = drain_file.read()
         """Set: this node has left its peers, or is about to, until `undrain`."""
         self._leaving: asyncio.Task[None] | None = None
@@ -204,8 +208,12 @@ class BgpController:
         kinds = {(one.filters, one.kind is PeerKind.MESH) for one in peers.values()}
         shared = {kind: policy(inputs, kind[0], is_mesh=kind[1]) for kind in kinds}
         policies = {address: shared[one.filters, one.kind is PeerKind.MESH] for address, one in peers.items()}
+        shut = {address: one.text for address, one in self._disabled.peers.items()}
         speaker.configure(
-            {address: replace(one.config, policy=policies[address]) for address, one in peers.items()}
+            {
+                address: replace(one.config, policy=policies[address], shutdown=shut.get(address))
+                for address, one in peers.items()
+            }
         )
         gateways = {address: one.gateway for address, one in peers.items() if one.gateway is not None}
         if gateways != self.gateways:
@@ -382,7 +390,16 @@ class BgpController:
         )
         listening = (self.trouble,) if self.trouble else ()
         refused = self._refused_lately()
-        return (*listening, *refused, *self._desired.troubles, *self._policy_troubles, *passwords)
+        unreadable = self._disabled.unreadable
+        lost = (f"{FILE_NAME}: {unreadable}; no peer is disabled: disable again whom you meant",)
+        return (
+            *(lost if unreadable else ()),
+            *listening,
+            *refused,
+            *self._desired.troubles,
+            *self._policy_troubles,
+            *passwords,
+        )
 
     def _refused_lately(self) -> Iterator[str]:
         """Somebody may be using a peer's address."""
@@ -401,7 +418,8 @@ class BgpController:
         if self.speaker is None:
             return
         mesh = {address for address, one in self._desired.peers.items() if one.kind is PeerKind.MESH}
-        yield from session_troubles(self.speaker.status(), self.speaker.failure, mesh)
+        now = self._clock.wall()
+        yield from session_troubles(self.speaker.status(), self.speaker.failure, mesh, now)
         yield from refused_keys(self.speaker.refused_keys, self.speaker.optmem_needed)
 
     def mesh_sessions(self) -> dict[NodeName, str]:
@@ -421,6 +439,19 @@ class BgpController:
     def refused(self) -> Iterator[Trouble]:
         """The peers that announce what nobody may have from them."""
         return refused_prefixes(self.speaker)
+
+    @property
+    def peer_verbs(self) -> PeerVerbs:
+        """What a person can do with one peer."""
+
+        def follow() -> None:
+            if self.speaker is not None and self._policy_inputs is not None:
+                self._configure(self.speaker, self._policy_inputs)
+            self._changed()
+
+        return PeerVerbs(
+            lambda: self.speaker, lambda: self._desired.peers, self._disabled, follow, self._clock
+        )
 
     @property
     def looking_glass(self) -> LookingGlass:

@@ -1,4 +1,4 @@
-"""The decision process: which of several paths to a prefix is used (RFC 4271 section 9.1.2).
+"""The decision process: which of several paths to a prefix is used (RFC 4271 section 9.1.2, RFC 9494).
 
 Promises: pure, and independent of the order in which paths came. Does not know: RIBs, sessions.
 """
@@ -23,9 +23,9 @@ def is_eligible(path: Path, unreachable: Collection[Address]) -> bool:
 def best_path(candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> Path:
     """The best of at least one path; one that is not eligible only where no other is.
 
-    1. our own; then whatever is not long-lived stale (RFC 9494 section 4.4)   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbouring AS
-    6. external over internal   7. lowest ORIGINATOR_ID or BGP identifier   8. shortest CLUSTER_LIST (RFC 4456)
-    9. lowest peer address   10. lowest path identifier (RFC 7911)
+    1. our own   2. not long-lived stale (RFC 9494 section 4.4)   3. highest LOCAL_PREF   4. shortest AS_PATH
+    5. lowest ORIGIN   6. lowest MED per neighbouring AS   7. external over internal   8. lowest ORIGINATOR_ID or BGP
+    identifier   9. shortest CLUSTER_LIST (RFC 4456)   10. lowest peer address   11. lowest path identifier (RFC 7911)
 
     Own first is not in the RFC: a peer with a high LOCAL_PREF must not take our own blocks from us.
     """

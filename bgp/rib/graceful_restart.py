@@ -242,7 +242,7 @@ class Staleness:
         return gone
 
     def _has_end(self, key: Nlri) -> bool:
-        """Whether an NLRI's own end counts: once the peer is back, only that of a long-lived stale one (RFC 9494 4.2)."""
+        """Whether an NLRI's own end counts: once the peer is back, only a long-lived stale one's (RFC 9494 4.2)."""
         return self._end_of_rib_until is None or key in self.long_lived
 
     def _soonest(self) -> float:

@@ -132,12 +132,12 @@ class Speaker:
         self._step()
 
     def refresh(self, peer: Address) -> None:
-        """Ask a peer for everything again, and send it everything again (RFC 2918). Raises ValueError without a session."""
+        """Ask a peer for everything, and send it everything again (RFC 2918). Raises ValueError without a session."""
         self.instance.on_demand(peer, renewal.refresh, self._clock.now())
         self._schedule()
 
     def reset(self, peer: Address, *, is_hard: bool = False) -> None:
-        """Begin a new session; paths outlive it, or go on both sides (`is_hard`). Raises ValueError if it is disabled."""
+        """Begin a new session; paths outlive it, or go on both sides (`is_hard`). Raises ValueError."""
         now = self._clock.now()
         self.instance.on_demand(peer, lambda one: renewal.reset(one, now, is_hard=is_hard), now)
         self._schedule()

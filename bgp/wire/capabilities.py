@@ -56,7 +56,7 @@ class Capabilities:
     extended_message: bool = False
     enhanced_refresh: bool = False
     long_lived: tuple[LongLived, ...] | None = None
-    """Long-lived graceful restart (RFC 9494), by family; empty: it asks for nothing, but retains what others ask for."""
+    """Long-lived graceful restart (RFC 9494), by family; empty: it asks for nothing, and keeps what others ask for."""
     add_path_receive: frozenset[Family] = frozenset()
     """Families of which it receives several paths to a prefix, told apart by identifiers (RFC 7911)."""
     add_path_send: frozenset[Family] = frozenset()

@@ -1,4 +1,4 @@
-"""`tortie bgp`: this node's peers and paths; `tortie drain`, `tortie undrain`: end all sessions, start them again.
+"""`tortie bgp`: peers and paths, and what is done with one peer; `tortie drain`, `undrain`: with all of them.
 
 Promises: answers come page by page, so that a table of any size costs little here and in the agent.
 Does not know: how a path is chosen.
@@ -46,6 +46,30 @@ examples:
 
 A star marks the path in use. The last column says why it is, or why not; what is refused on import is listed, too.
 """
+REFRESH_EXAMPLES = """\
+examples:
+  tortie bgp refresh node2
+  tortie bgp refresh 172.26.0.12 -o json
+
+The peer is asked for all its paths again (RFC 2918), and is sent all of ours again. The session stays, and so does
+every route that both still have.
+"""
+RESET_EXAMPLES = """\
+examples:
+  tortie bgp reset node2
+  tortie bgp reset 172.26.0.12 --hard
+
+The session ends (Cease, administrative reset) and begins anew at once. The routes outlive that on both sides, as in a
+graceful restart; with --hard both forget them until they are announced again. Without a session the peer is called now.
+"""
+DISABLE_EXAMPLES = """\
+examples:
+  tortie bgp disable node2 --text "loops packets, until the line card is changed"
+  tortie bgp enable node2
+
+A disabled peer is told so with the text (RFC 9003) and has no session; its routes go on both sides. It stays disabled
+when the agent or the machine restarts, and is a trouble (tortie node status) until it is enabled.
+"""
 LEFT_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
@@ -62,10 +86,44 @@ def add_parsers(subparsers: Any) -> None:
     side.add_argument("--received", metavar="PEER", help="the paths it advertised, and what became of each")
     side.add_argument("--advertised", metavar="PEER", help="the paths it is sent, or why not")
     add_output(routes)
+    _add_peer_verbs(verbs)
     drain = add_command(subparsers, "drain", "leave all BGP peers until undrain", run_drain, DRAIN_EXAMPLES)
     drain.add_argument("--once", action="store_true", help="until the agent starts again, as at a shutdown")
     drain.add_argument("--text", default="", help="what the peers' operators read, up to 255 bytes")
     add_command(subparsers, "undrain", "peer with everybody again", run_undrain, DRAIN_EXAMPLES)
+
+
+def _add_peer_verbs(verbs: Any) -> None:
+    """What is done with one peer."""
+    what = "both sides say all paths again, in the session that there is"
+    refresh = add_command(verbs, "refresh", what, run_peer_verb, REFRESH_EXAMPLES)
+    reset = add_command(verbs, "reset", "begin a new session with a peer", run_peer_verb, RESET_EXAMPLES)
+    reset.add_argument("--hard", action="store_true", help="both sides forget the paths first")
+    disable = add_command(
+        verbs, "disable", "no session with a peer until enable", run_peer_verb, DISABLE_EXAMPLES
+    )
+    disable.add_argument("--text", default="", help="what the peer's operators read, up to 255 bytes")
+    enable = add_command(
+        verbs, "enable", "a session with a disabled peer again", run_peer_verb, DISABLE_EXAMPLES
+    )
+    for parser in (refresh, reset, disable, enable):
+        parser.add_argument("peer", metavar="PEER", help="a node, a BGPPeer or an address")
+        add_output(parser)
+
+
+def run_peer_verb(arguments: argparse.Namespace) -> None:
+    """`tortie bgp refresh`, `reset`, `disable`, `enable`."""
+    import json
+
+    peer, verb = arguments.peer, arguments.verb
+    questions = {
+        "reset": {"peer": peer, "hard": getattr(arguments, "hard", False)},
+        "disable": {"peer": peer, "text": getattr(arguments, "text", "")},
+    }
+    text = json.dumps(questions[verb]) if verb in questions else peer
+    print_answer(
+        ask_agent(arguments, f"peer-{verb} {text}"), arguments.output, lambda answer: str(answer["done"])
+    )
 
 
 def run_drain(arguments: argparse.Namespace) -> None:
@@ -133,6 +191,8 @@ def in_full(peer: dict[str, Any]) -> str:
         f"filters       {', '.join(peer['filters']) or '-'}",
         f"last error    {peer['last_error'] or '-'}",
     ]
+    if peer.get("session_ended"):
+        lines.append(f"ended         {peer['session_ended']}")
     if peer["refused"]:
         lines.append(f"refused       {peer['refused']} connections from its address while its session lived")
     faults = {name: peer[name] for name in ("tolerated", "ignored", "failures") if peer.get(name)}

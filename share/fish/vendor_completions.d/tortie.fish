@@ -50,7 +50,7 @@ function _shtab_tortie_using
   test "$_shtab_tortie_cmdpath" = "$argv"
 end
 
-set -g _shtab_tortie_commands get create apply replace delete validate patch label datastore 'datastore migrate' 'datastore migrate lock' 'datastore migrate unlock' node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node return-to-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
+set -g _shtab_tortie_commands get create apply replace delete validate patch label datastore 'datastore migrate' 'datastore migrate lock' 'datastore migrate unlock' node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node return-to-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' 'bgp refresh' 'bgp reset' 'bgp disable' 'bgp enable' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
 set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --from --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
 
 complete -c tortie -e
@@ -169,6 +169,20 @@ complete -c tortie -n '_shtab_tortie_using bgp routes' -s h -l help -d 'show thi
 complete -c tortie -n '_shtab_tortie_using bgp routes' -l received -x -d 'the paths it advertised, and what became of each'
 complete -c tortie -n '_shtab_tortie_using bgp routes' -l advertised -x -d 'the paths it is sent, or why not'
 complete -c tortie -n '_shtab_tortie_using bgp routes' -s o -l output -xka "table json yaml" -d output
+complete -c tortie -n '_shtab_tortie_using bgp; and test $_shtab_tortie_npos -eq 0' -a refresh -d 'both sides say all paths again, in the session that there is'
+complete -c tortie -n '_shtab_tortie_using bgp refresh' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using bgp refresh' -s o -l output -xka "table json yaml" -d output
+complete -c tortie -n '_shtab_tortie_using bgp; and test $_shtab_tortie_npos -eq 0' -a reset -d 'begin a new session with a peer'
+complete -c tortie -n '_shtab_tortie_using bgp reset' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using bgp reset' -l hard -d 'both sides forget the paths first'
+complete -c tortie -n '_shtab_tortie_using bgp reset' -s o -l output -xka "table json yaml" -d output
+complete -c tortie -n '_shtab_tortie_using bgp; and test $_shtab_tortie_npos -eq 0' -a disable -d 'no session with a peer until enable'
+complete -c tortie -n '_shtab_tortie_using bgp disable' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using bgp disable' -l text -x -d 'what the peer'"'"'s operators read, up to 255 bytes'
+complete -c tortie -n '_shtab_tortie_using bgp disable' -s o -l output -xka "table json yaml" -d output
+complete -c tortie -n '_shtab_tortie_using bgp; and test $_shtab_tortie_npos -eq 0' -a enable -d 'a session with a disabled peer again'
+complete -c tortie -n '_shtab_tortie_using bgp enable' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using bgp enable' -s o -l output -xka "table json yaml" -d output
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a drain -d 'leave all BGP peers until undrain'
 complete -c tortie -n '_shtab_tortie_using drain' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using drain' -l once -d 'until the agent starts again, as at a shutdown'

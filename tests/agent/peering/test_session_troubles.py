@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 
 from agent.peering.peers import desired_peers
@@ -13,11 +14,12 @@ from bgp.session.fsm import State
 from tests.scenes.bgp.peerings import A, B, C, inputs, one, with_tor
 
 PEER = IPv4Address("10.0.0.2")
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 STATUS = PeerStatus(PEER, 64512, "b", State.ESTABLISHED, None, 0, 0, "", False)
 
 
 def texts(status: PeerStatus, failure: str = "", *, mesh: bool = True) -> list[str]:
-    found = list(session_troubles([status], failure, {PEER} if mesh else set()))
+    found = list(session_troubles([status], failure, {PEER} if mesh else set(), NOW))
     assert {trouble.kind for trouble in found} <= {TroubleKind.PEERING}
     return [str(trouble) for trouble in found]
 
@@ -74,3 +76,39 @@ def test_there_are_limits_without_any_setting() -> None:
     mesh, tor = one(desired_peers(inputs(A, B)), "10.0.0.2").config, one(desired_peers(with_tor())).config
     assert (mesh.maximum_prefixes, tor.maximum_prefixes) == (10_000, 250_000)
     assert mesh.maximum_octets == tor.maximum_octets == 256 << 20
+
+
+def test_a_peer_that_is_away_longer_than_a_restart_takes_is_one_and_says_why_and_since_when() -> None:
+    away = replace(
+        STATUS, state=State.ACTIVE, last_error="No route to host", since=NOW - timedelta(seconds=59)
+    )
+    assert texts(away) == []
+    away = replace(away, since=NOW - timedelta(seconds=60))
+    (said,) = texts(away, mesh=False)
+    assert said.startswith(
+        "BGP peer b (10.0.0.2): has no session since 2026-01-02 11:59:00 UTC: No route to host; it learns and"
+    )
+    (said,) = texts(replace(away, restarting=True), mesh=False)
+    assert "its paths are kept as stale ones" in said
+
+
+def test_all_nodes_of_the_mesh_that_are_away_are_one_trouble() -> None:
+    since = NOW - timedelta(hours=1)
+    away = [
+        replace(
+            STATUS, address=PEER + number, state=State.ACTIVE, last_error="no answer within 10 s", since=since
+        )
+        for number in range(7)
+    ]
+    (said,) = session_troubles(away, "", {one.address for one in away}, NOW)
+    assert said.about == "BGP mesh"
+    assert said.evidence.startswith(
+        "b (10.0.0.2) has no session since 2026-01-02 11:00:00 UTC: no answer within 10 s, "
+    )
+    assert said.evidence.endswith(" and 2 more")
+
+
+def test_one_that_is_disabled_or_over_its_limit_is_not_said_twice() -> None:
+    away = replace(STATUS, state=State.IDLE, since=NOW - timedelta(hours=1))
+    assert len(texts(replace(away, disabled=True, last_error="it is disabled here"))) == 1
+    assert len(texts(replace(away, exceeded="more than 10000 prefixes"))) == 1

@@ -312,7 +312,7 @@ def test_however_a_peer_comes_and_goes_no_path_outlives_both_periods_of_its_last
 ) -> None:
     stays = Retention(data.draw(st.integers(0, 5)), data.draw(st.integers(0, 20)))
     staleness, now, is_up = Staleness(), 0.0, True
-    announced: dict[Nlri, float] = {key: now for key in (b"a", b"b", b"c")}
+    announced: dict[Nlri, float] = dict.fromkeys((b"a", b"b", b"c"), now)
     for _ in range(data.draw(st.integers(1, 20))):
         now += data.draw(st.integers(0, 8))
         gone, new = set[Nlri](), set[Nlri]()

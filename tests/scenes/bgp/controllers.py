@@ -20,6 +20,7 @@ from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
 from agent.netlink.objects import RouteKey
 from agent.peering.bgp_controller import BgpController
+from agent.peering.disabled_peers import DisabledPeers
 from agent.peering.drain import DrainFile
 from agent.peering.passwords import PasswordFiles
 from bgp.policy.prefix_filter import ACCEPT_ALL
@@ -58,6 +59,7 @@ class BgpNode:
             BgpSettings(hold_seconds=9, **settings),
             PasswordFiles(directory),
             DrainFile(state),
+            DisabledPeers(state),
             SystemClock(),
             self.changed.set,
         )
