@@ -190,8 +190,7 @@ class Instance:
 
     def on_demand(self, address: Address, work: Callable[[Peer], list[Output]], now: float) -> None:
         """Do what a person asks of one peer. Raises ValueError where that cannot be done."""
-        peer = self.peers[address]
-        outputs = work(peer)
+        outputs = work(peer := self.peers[address])
         self._work(peer, lambda: outputs, now)
 
     # -- TCP and time -------------------------------------------------------------------------------------------------

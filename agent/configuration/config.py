@@ -222,7 +222,7 @@ def check(config: Config) -> None:
 
 
 def _cluster_errors(config: Config) -> Iterator[str]:
-    name, etcd, bgp = config.node_name, config.etcd, config.bgp
+    name, etcd = config.node_name, config.etcd
     if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         yield f"node.name: {name!r} must be lower-case letters, digits, '-' and '.'"
     if not etcd.endpoints:
@@ -233,6 +233,10 @@ def _cluster_errors(config: Config) -> Iterator[str]:
         yield "etcd.cert_file: goes with etcd.key_file; set both or neither"
     if etcd.password_file and not etcd.password_file.startswith("/"):  # not repeated: it may be the password
         yield "etcd.password_file: must be the absolute path of a file that holds the password"
+    yield from _bgp_errors(config.bgp)
+
+
+def _bgp_errors(bgp: BgpSettings) -> Iterator[str]:
     if bgp.hold_seconds != 0 and bgp.hold_seconds < 3:
         yield "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)"
     for key in ("mesh_maximum_prefixes", "maximum_prefixes", "maximum_mebibytes"):
