@@ -49,7 +49,7 @@ class TroubleKind(StrEnum):
     INTERFACE = "interface"
     """An interface that routes lead to is gone, down, renamed, or in another namespace."""
     PEERING = "peering"
-    """BGP: a peer, a policy or a password is not as configured."""
+    """BGP: a peer, a policy or a password is not as configured; a peer is disabled, or was away for a minute."""
     KERNEL = "kernel"
     """The kernel could not be read, or refuses something else than a route or a tunnel."""
     PART = "part"

@@ -45,7 +45,7 @@ from bgp.rib.export import ExportTarget
 from bgp.rib.graceful_restart import RestartDeferral
 from bgp.rib.limits import Excess, held_octets
 from bgp.rib.loc_rib import LocRib
-from bgp.rib_walks import SLICE_PREFIXES, RibWalk, run_walks, slice_size, slices, take_first
+from bgp.rib.rib_walks import SLICE_PREFIXES, RibWalk, run_walks, slice_size, slices, take_first
 from bgp.wire.attributes import Context
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease

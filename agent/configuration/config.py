@@ -157,7 +157,7 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Sockets, the lock, and a record of each attachment; a file system in memory that outlives the agent."""
     state: str = "/var/lib/tortie"
     """What outlives a boot: the CNI journal (`releases`; in `releases/refused` what could not be replayed, each file
-    with its reason beside it), whether the node is drained."""
+    with its reason beside it), whether the node is drained, which BGP peers are disabled."""
     secrets: str = "/etc/tortie/secrets"
     """Passwords of BGP peers: the file NAME/KEY below it for each secretKeyRef."""
 

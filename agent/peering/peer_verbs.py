@@ -91,7 +91,7 @@ class PeerVerbs:
         """No session from now on. Raises ValueError, OSError."""
         question = _read(text, DisableQuestion)
         address, _ = self._named(question.peer)
-        self.disabled.disable(address, Disabled(self.clock.wall(), question.text))
+        self.disabled.disable(address, Disabled(self.clock.wall(), " ".join(question.text.split())))
         self.follow()
         return self._done("disable", address, f"is disabled until: tortie bgp enable {question.peer}")
 

@@ -31,6 +31,8 @@ class Log(Protocol):
 @dataclass(slots=True)
 class _Known:
     is_up: bool
+    sessions: int
+    """How many there have been: one may take another's place between two looks."""
     since: datetime
     reasons: list[str] = field(default_factory=list)
     """Those that were logged since the session ended."""
@@ -62,10 +64,11 @@ class SessionLog:
         """Something happened to a peer; answers whether a session came or ended."""
         is_up = peer.state is State.ESTABLISHED
         known, why, name = self._known.get(address), why_down(peer), peer.config.description
-        changed = known is None or known.is_up is not is_up
-        if known is None or changed:
+        before = (known.is_up, known.sessions) if known is not None else None
+        if changed := before != (is_up, peer.sessions) or known is None:
             was_up = known is not None and known.is_up
-            known = self._known[address] = _Known(is_up, wall, ended=why if was_up else "")
+            ended = why if was_up and not is_up else ""
+            known = self._known[address] = _Known(is_up, peer.sessions, wall, ended=ended)
             if is_up or was_up:
                 known.reasons.append(why)
                 self._log.info("bgp.session", peer=str(address), name=name, state=peer.state.value, why=why)

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from bgp.events import Send
 from bgp.policy.policy import Action, Policy, Rule
-from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, RibWalk, run_walks, slice_size, slices, take_first
+from bgp.rib.rib_walks import (
+    LEAST_PREFIXES,
+    SLICE_PREFIXES,
+    RibWalk,
+    run_walks,
+    slice_size,
+    slices,
+    take_first,
+)
 from bgp.scheduler import CONNECTION_BYTES, FULL_BYTES, READ_BYTES, ReceiveQueue, Scheduler, Seen
 from bgp.session.fsm import State
 from bgp.session.session import READ_FIRST_SECONDS

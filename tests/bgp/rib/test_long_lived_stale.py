@@ -342,3 +342,27 @@ def test_however_a_peer_comes_and_goes_no_path_outlives_both_periods_of_its_last
         due = staleness.expired(now + stays.restart_seconds + stays.long_lived_seconds)
         assert due.gone == announced.keys()
         assert staleness.deadline is None
+
+
+def test_a_dead_machine_is_found_by_its_hold_timer_and_gone_after_its_restart_time() -> None:
+    wire = Wire()
+    one, two = pair(wire, 0)
+    wire.vanish(one)
+    wire.run(200)
+    assert two.stale() == {BLOCK, OTHER}
+    wire.run(15)
+    assert two.learned() == {}
+
+
+def test_a_long_lived_stale_path_without_a_way_to_its_next_hop_is_not_used() -> None:
+    wire = Wire()
+    one, two = pair(wire)
+    wire.kill(one)
+    wire.run(125)
+    assert set(two.learned()) == {BLOCK, OTHER}
+    two.router.set_unreachable_nexthops({address(1)})
+    wire.settle(two)
+    assert two.learned() == {}
+    two.router.set_unreachable_nexthops(())
+    wire.settle(two)
+    assert tags(two, BLOCK) == (WellKnown.LLGR_STALE,)
