@@ -35,6 +35,10 @@ class Disabled:
     text: str = ""
 
 
+def _is_too_long(text: str) -> bool:
+    return len(text.encode(errors="replace")) > LONGEST_TEXT_BYTES
+
+
 class DisabledPeers:
     """The file `disabled-peers.json` in the state directory."""
 
@@ -47,16 +51,22 @@ class DisabledPeers:
     def _read(self) -> dict[Address, Disabled]:
         try:
             found = msgspec.json.decode(read_file(self._path, MOST_FILE_BYTES), type=dict[str, Disabled])
-            return {ip_address(address): one for address, one in found.items()}
+            peers = {ip_address(address): one for address, one in found.items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             self.unreadable = str(error)
             return {}
+        if len(peers) > MOST_DISABLED or any(_is_too_long(one.text) for one in peers.values()):
+            self.unreadable = (
+                f"more than {MOST_DISABLED} peers, or a text of more than {LONGEST_TEXT_BYTES} bytes"
+            )
+            return {}
+        return peers
 
     def disable(self, peer: Address, disabled: Disabled) -> None:
         """Store it; a text in place of an earlier one. Raises ValueError for too much, OSError."""
-        if len(disabled.text.encode()) > LONGEST_TEXT_BYTES:
+        if _is_too_long(disabled.text):
             raise ValueError(f"the text must be at most {LONGEST_TEXT_BYTES} bytes (RFC 9003)")
         if peer not in self.peers and len(self.peers) >= MOST_DISABLED:
             raise ValueError(f"{MOST_DISABLED} peers are disabled already; tortie drain leaves all of them")

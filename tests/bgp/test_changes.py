@@ -41,6 +41,7 @@ IN_SESSION: list[dict[str, Any]] = [
     {"port": 1790},
     {"next_hop_mode": NextHopMode.SELF},
     {"allowed_local_as": 2},
+    {"enforce_first_as": False},
     {"keepalive_seconds": 3},
     {"ttl_security_hops": 3},
     {"policy": Policy(import_rules=(Rule(Action.REJECT, "nothing"),))},
@@ -50,6 +51,7 @@ ANEW: list[dict[str, Any]] = [
     {"password": "other"},
     {"route_reflector_client": True},
     {"restart_seconds": 20},
+    {"long_lived_stale_seconds": 3600},
     {"families": frozenset(Family)},
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -33,6 +34,22 @@ HOW: list[tuple[str, PeeringInputs, str, object, str]] = [
     ("restart time", with_tor(maxRestartTime="2m"), "restart_seconds", 120, "10.0.0.254"),
     ("restart time of the speaker", with_tor(), "restart_seconds", None, "10.0.0.254"),
     ("TTL security", with_tor(ttlSecurity=1), "ttl_security_hops", 1, "10.0.0.254"),
+    ("a route server is believed", with_tor(), "enforce_first_as", False, "10.0.0.254"),
+    (
+        "a route server is not believed",
+        replace(with_tor(), enforce_first_as=True),
+        "enforce_first_as",
+        True,
+        "10.0.0.254",
+    ),
+    ("nobody is asked to keep paths for long", inputs(A, B), "long_lived_stale_seconds", 0, "10.0.0.2"),
+    (
+        "all are asked to keep paths for long",
+        inputs(A, B, long_lived_stale_seconds=86400),
+        "long_lived_stale_seconds",
+        86400,
+        "10.0.0.2",
+    ),
     ("own AS in paths", with_tor(numAllowedLocalASNumbers=2), "allowed_local_as", 2, "10.0.0.254"),
     ("another own AS", with_tor(localASNumber=65009), "local_as", 65009, "10.0.0.254"),
     ("its own AS is no other", with_tor(localASNumber=64512), "local_as", None, "10.0.0.254"),

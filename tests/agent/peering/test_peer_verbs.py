@@ -13,6 +13,7 @@ from agent.netlink.objects import RouteKey
 from agent.peering.disabled_peers import FILE_NAME, MOST_DISABLED, Disabled, DisabledPeers
 from tests.scenes.bgp.controllers import BgpNode, bgp_nodes
 
+LONG = json.dumps({"10.0.0.2": {"since": "2026-01-02T00:00:00Z", "text": "x" * 256}})
 PEER, WHEN = IPv4Address("10.0.0.2"), datetime(2026, 1, 2, tzinfo=UTC)
 
 
@@ -96,7 +97,9 @@ def test_what_is_disabled_outlives_its_reader(tmp_path: Path) -> None:
     assert DisabledPeers(tmp_path).peers == {}
 
 
-@pytest.mark.parametrize("junk", ["", "[]", '{"nobody": {"since": "2026-01-02T00:00:00Z"}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "junk", ["", "[]", '{"nobody": {"since": "2026-01-02T00:00:00Z"}}', "[" * 100_000, LONG]
+)
 def test_a_file_that_cannot_be_read_disables_nobody_and_says_so(junk: str, tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(junk)
     disabled = DisabledPeers(tmp_path)
