@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from agent import control
 from agent.netlink.objects import RouteKey
 from agent.peering.disabled_peers import FILE_NAME, MOST_DISABLED, Disabled, DisabledPeers
-from tests.scenes.bgp.controllers import BgpNode, bgp_nodes
+from tests.scenes.bgp.controllers import BgpNode, BgpNodes, bgp_nodes
+from tests.scenes.cli.cli_runs import run_line
 
 LONG = json.dumps({"10.0.0.2": {"since": "2026-01-02T00:00:00Z", "text": "x" * 256}})
 PEER, WHEN = IPv4Address("10.0.0.2"), datetime(2026, 1, 2, tzinfo=UTC)
@@ -114,3 +118,41 @@ def test_how_many_can_be_disabled_is_bounded(tmp_path: Path) -> None:
     disabled.peers = {PEER + number: Disabled(WHEN) for number in range(MOST_DISABLED)}
     with pytest.raises(ValueError, match="tortie drain leaves all of them"):
         disabled.disable(PEER + MOST_DISABLED, Disabled(WHEN))
+
+
+async def test_the_command_line_says_what_was_done_as_text_and_as_json(tmp_path: Path) -> None:
+    settings = tmp_path / "agent.toml"
+    settings.write_text(f"[paths]\nrun = {str(tmp_path)!r}\n")
+    with capture_logs():  # or the lines of the log would be among the output
+        async with bgp_nodes(2, tmp_path) as world:
+            await _say_all(world, tmp_path, settings)
+
+
+async def _say_all(world: BgpNodes, tmp_path: Path, settings: Path) -> None:
+    one, two = world.nodes
+    await world.until(lambda: bool(one.sessions()))
+    answers: control.Answers = {
+        word: control.WithText(answer) for word, answer in one.bgp.peer_verbs.answers.items()
+    }
+    listening = asyncio.Event()
+    serving = asyncio.create_task(control.serve(tmp_path / "agent.sock", answers, listening.set))
+    await listening.wait()
+
+    async def run(line: str) -> tuple[int, str, str]:
+        return await asyncio.to_thread(run_line, line, "--config", str(settings))
+
+    named = f"n2 ({two.address})"
+    try:
+        code, out, _ = await run('tortie bgp disable n2 --text "a loop"')
+        assert (code, out) == (0, f"{named} is disabled until: tortie bgp enable n2\n")
+        assert await run("tortie bgp reset n2 --hard") == (
+            1,
+            "",
+            f"tortie: {two.address} is disabled here; enable it instead\n",
+        )
+        code, out, _ = await run(f"tortie bgp enable {two.address} -o json")
+        assert (code, json.loads(out)["done"]) == (0, f"{named} is enabled")
+        assert (await run("tortie bgp refresh n9"))[2] == "tortie: n9 is not a peer; peers are n2\n"
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
