@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, IntFlag
+from functools import total_ordering
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
@@ -119,20 +120,75 @@ class RouteKey(_KeyFields):
 ADDRESS_OCTETS = {4: 4, 6: 16}
 
 
+MOST_WEIGHT = 256
+"""Of a next hop among several: rtnh_hops is an octet, and 0 there is a weight of 1."""
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """One of a route's several next hops (struct rtnexthop of linux/rtnetlink.h). Any two can be put in an order."""
+
+    gateway: Address | None
+    """Without a zone: `device` says on which link a link-local address is."""
+    device: str | None
+    onlink: bool = False
+    weight: int = 1
+    """1..256: its share of the flows."""
+
+    @property
+    def _rank(self) -> tuple[int, int, str, bool, int]:
+        version, number = (0, 0) if self.gateway is None else (self.gateway.version, int(self.gateway))
+        return version, number, self.device or "", self.onlink, self.weight
+
+    def __lt__(self, other: NextHop) -> bool:
+        return self._rank < other._rank
+
+    def words(self, version: int) -> Iterator[str]:
+        """As `ip route` has it in a route of this version of IP, the weight apart."""
+        if self.gateway is not None:
+            yield f"via {self.gateway}" if self.gateway.version == version else f"via inet6 {self.gateway}"
+        if self.device is not None:
+            yield f"dev {self.device}"
+
+
 @dataclass(frozen=True, slots=True)
 class RouteTarget:
     """Everything of a route but its key: what very many routes share."""
 
     type: RouteType = RouteType.UNICAST
     gateway: Address | None = None
+    """Of an IPv4 route it may be an IPv6 address (`via inet6`, RFC 8950). None with several next hops."""
     device: str | None = None
+    """None with several next hops."""
     protocol: int = RTPROT_BIRD
     scope: Scope = Scope.UNIVERSE
     onlink: bool = False
     odd: bool = False
-    """Bears what this agent never sets (a source, metrics, several next hops): met, never desired."""
+    """Bears what this agent never sets (a source, metrics): met, never desired."""
     route_class: int = field(default=0, compare=False)
     """What the route is for, as whoever desires it numbers that; 0 as read from the kernel, which does not know it."""
+    hops: tuple[NextHop, ...] = ()
+    """Several next hops: at least two, sorted, no two alike but for their weight. Empty: at most the one above."""
+
+    def next_hops(self) -> tuple[NextHop, ...]:
+        """The several, or the one; none where packets end here."""
+        if self.hops or (self.gateway is None and self.device is None):
+            return self.hops
+        return (NextHop(self.gateway, self.device, self.onlink),)
+
+    def devices(self) -> frozenset[str]:
+        """The interfaces by which packets leave."""
+        if not self.hops:
+            return frozenset() if self.device is None else frozenset((self.device,))
+        return frozenset(hop.device for hop in self.hops if hop.device is not None)
+
+    def through(self, hops: tuple[NextHop, ...]) -> RouteTarget:
+        """This target with other next hops, at least one; a single one loses its weight, which then means nothing."""
+        if len(hops) > 1:
+            return replace(self, gateway=None, device=None, onlink=False, hops=hops)
+        (only,) = hops
+        return replace(self, gateway=only.gateway, device=only.device, onlink=only.onlink, hops=())
 
 
 class _RouteFields(NamedTuple):
@@ -159,9 +215,10 @@ class Route(_RouteFields):
         onlink: bool = False,
         odd: bool = False,
         route_class: int = 0,
+        hops: tuple[NextHop, ...] = (),
     ) -> Route:
         """A route with a target of its own."""
-        target = RouteTarget(type, gateway, device, protocol, scope, onlink, odd, route_class)
+        target = RouteTarget(type, gateway, device, protocol, scope, onlink, odd, route_class, hops)
         return tuple.__new__(cls, (key, target))
 
     @classmethod
@@ -185,7 +242,7 @@ class Route(_RouteFields):
 
     @property
     def device(self) -> str | None:
-        """The interface's name."""
+        """The interface's name; None with several next hops."""
         return self[1].device
 
     @property
@@ -194,14 +251,12 @@ class Route(_RouteFields):
         return self[1].protocol
 
     def __str__(self) -> str:
-        """The line that `ip route` prints for it."""
+        """The line that `ip route` prints for it; several next hops stand in that line, as ip(8) takes them."""
         key, destination = self.key, self.key.destination
         words = [] if self.type is RouteType.UNICAST else [self.type.name.lower()]
         words.append(str(destination.network_address) if key.is_host else str(destination))
-        if self.gateway is not None:
-            words.append(f"via {self.gateway}")
-        if self.device is not None:
-            words.append(f"dev {self.device}")
+        if not self.target.hops:
+            words += NextHop(self.gateway, self.device).words(key.version)
         if self.protocol != RTPROT_BOOT:
             words.append(f"proto {protocol_name(self.protocol)}")
         if self.target.scope is Scope.LINK:
@@ -211,6 +266,9 @@ class Route(_RouteFields):
             words.append(f"metric {metric}")
         if self.target.onlink:
             words.append("onlink")
+        for hop in self.target.hops:
+            words += ["nexthop", *hop.words(key.version), f"weight {hop.weight}"]
+            words += ["onlink"] if hop.onlink else []
         return " ".join(words)
 
 

@@ -15,6 +15,7 @@ from agent.netlink.objects import (
     IPV6_METRIC,
     MAIN_TABLE,
     Address,
+    NextHop,
     Route,
     RouteKey,
     RouteType,
@@ -43,11 +44,16 @@ from agent.netlink.rtnetlink import (
 )
 
 RTA_DST, RTA_SRC, RTA_IIF, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 2, 3, 4, 5, 6, 7
-RTA_CACHEINFO, RTA_TABLE, RTA_PREF, RTA_NH_ID = 12, 15, 20, 30
+RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_PREF, RTA_NH_ID = 9, 12, 15, 18, 20, 30
 PLAIN_ATTRIBUTES = frozenset(
     {RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO, RTA_PREF, RTA_NH_ID}
+    | {RTA_MULTIPATH, RTA_VIA}
 )
 """What a route of ours can bear when the kernel shows it; any other attribute makes it odd."""
+HOP_ATTRIBUTES = frozenset({RTA_GATEWAY, RTA_VIA})
+"""The same of one of several next hops."""
+RTNH_F_DEAD = 0x1
+"""Of one of several next hops: its interface is down, nothing goes there (fib_sync_down_dev)."""
 RTM_F_CLONED = 0x200
 
 _ROUTE = struct.Struct("=BBBBBBBBI")
@@ -56,6 +62,10 @@ DESTINATION_OFFSET = HEADER.size + _ROUTE.size + 4
 """Of the destination's address in a route's request: behind header, rtmsg and the head of RTA_DST."""
 _U32 = struct.Struct("=I")
 _NUMBER_ATTRIBUTE = struct.Struct("=HHI")
+_HOP = struct.Struct("=HBBi")
+"""rtnexthop: length, flags, weight less one, interface."""
+_FAMILY = struct.Struct("=H")
+"""The head of an rtvia."""
 _TYPES = {int(kind): kind for kind in RouteType}
 _SCOPES = {int(scope): scope for scope in Scope}
 _NOWHERE = frozenset({RouteType.BLACKHOLE, RouteType.UNREACHABLE, RouteType.PROHIBIT, RouteType.THROW})
@@ -63,24 +73,50 @@ _ZERO_4, _ZERO_6 = bytes(4), bytes(16)
 
 
 def route_request(
-    route: Route, interface: int | None, *, replace: bool = True, nexthop: int | None = None
+    route: Route,
+    interface: int | None,
+    *,
+    replace: bool = True,
+    nexthop: int | None = None,
+    interfaces: Sequence[int | None] = (),
 ) -> bytes:
-    """RTM_NEWROUTE for a route; `interface` is the index of its device.
+    """RTM_NEWROUTE for a route; `interface` is the index of its device, `interfaces` those of its several next hops.
 
-    With `nexthop`, the number of an object that holds gateway, device and flag, the route only refers to it.
+    With `nexthop`, the number of an object that holds gateways, devices and flags, the route only refers to it.
 
-    Replacing is one step in the kernel (fib_table_insert): no packet meets a moment without the route.
+    Replacing is one step in the kernel (fib_table_insert): no packet meets a moment without the route. Of IPv6 the
+    first of several next hops replaces all that were there and the others join it (ip6_route_multipath_add).
     """
     flags, bits, where = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), 0, b""
+    version, hops = route.key.version, route.target.hops
     if nexthop is not None:
         where = _NUMBER_ATTRIBUTE.pack(8, RTA_NH_ID, nexthop)
+    elif hops:
+        where = attribute(
+            RTA_MULTIPATH,
+            b"".join(_hop(hop, version, index) for hop, index in zip(hops, interfaces, strict=True)),
+        )
     else:
         bits = RTNH_F_ONLINK if route.target.onlink else 0
-        if route.gateway is not None:
-            where = attribute(RTA_GATEWAY, route.gateway.packed)
+        where = _gateway(route.gateway, version)
         if interface is not None:
             where += _NUMBER_ATTRIBUTE.pack(8, RTA_OIF, interface)
     return _route_message(RTM_NEWROUTE, flags, route, route.target.scope, bits, where)
+
+
+def _gateway(gateway: Address | None, version: int) -> bytes:
+    """RTA_GATEWAY; of the other version of IP RTA_VIA (since Linux 5.2: fib_gw_from_via)."""
+    if gateway is None:
+        return b""
+    if gateway.version == version:
+        return attribute(RTA_GATEWAY, gateway.packed)
+    return attribute(RTA_VIA, _FAMILY.pack(FAMILY_OF[gateway.version]) + gateway.packed)
+
+
+def _hop(hop: NextHop, version: int, interface: int | None) -> bytes:
+    """One rtnexthop."""
+    where, bits = _gateway(hop.gateway, version), RTNH_F_ONLINK if hop.onlink else 0
+    return _HOP.pack(_HOP.size + len(where), bits, hop.weight - 1, interface or 0) + where
 
 
 def route_deletion(route: Route) -> bytes:
@@ -116,7 +152,7 @@ def decode_route(
     """A route of `table` from an RTM_NEWROUTE or RTM_DELROUTE body; None for other families, tables and caches.
 
     A route with a TOS is left out: it has a key of its own and never competes with ours. For IPv6 a metric of 1024 is
-    0, as it was asked for. Raises BadMessage.
+    0, as it was asked for. Of several next hops those are left out whose interface is down. Raises BadMessage.
     """
     if end - start < _ROUTE.size:
         raise BadMessage(f"rtmsg of {end - start} bytes")
@@ -130,18 +166,56 @@ def decode_route(
     interface = number(words[RTA_OIF]) if RTA_OIF in words else None
     if family == AF_INET6 and kind in _NOWHERE:
         interface = None  # the kernel shows lo, which means nothing
+    key = RouteKey.of_packed(
+        6 if family == AF_INET6 else 4, _packed(family, words, length), table, _metric(family, words)
+    )
+    odd = not known or not words.keys() <= PLAIN_ATTRIBUTES or words.get(RTA_PREF, b"\0") != b"\0"
+    gateway, device = _gateway_of(words), name_of(interface) if interface is not None else None
+    onlink = bool(bits & RTNH_F_ONLINK)
+    hops: tuple[NextHop, ...] = ()
+    if RTA_MULTIPATH in words:
+        hops, is_odd = _hops_of(words[RTA_MULTIPATH], name_of)
+        odd = odd or is_odd
+        if len(hops) == 1:
+            gateway, device, onlink = hops[0].gateway, hops[0].device, hops[0].onlink
+            hops = ()
     return Route(
-        RouteKey.of_packed(
-            6 if family == AF_INET6 else 4, _packed(family, words, length), table, _metric(family, words)
-        ),
+        key,
         type=_TYPES.get(kind, RouteType.UNICAST),
-        gateway=address(words[RTA_GATEWAY]) if RTA_GATEWAY in words else None,
-        device=name_of(interface) if interface is not None else None,
+        gateway=gateway,
+        device=device,
         protocol=protocol,
         scope=_SCOPES.get(scope, Scope.UNIVERSE),
-        onlink=bool(bits & RTNH_F_ONLINK),
-        odd=not known or not words.keys() <= PLAIN_ATTRIBUTES or words.get(RTA_PREF, b"\0") != b"\0",
+        onlink=onlink,
+        odd=odd,
+        hops=hops,
     )
+
+
+def _gateway_of(words: dict[int, bytes]) -> Address | None:
+    """Of RTA_GATEWAY or RTA_VIA. Raises BadMessage."""
+    if RTA_GATEWAY in words:
+        return address(words[RTA_GATEWAY])
+    return address(words[RTA_VIA][_FAMILY.size :]) if RTA_VIA in words else None
+
+
+def _hops_of(data: bytes, name_of: Callable[[int], str]) -> tuple[tuple[NextHop, ...], bool]:
+    """Several next hops, sorted, without those whose interface is down; whether one bears what we never set.
+
+    Raises BadMessage.
+    """
+    start, found, odd = 0, [], False
+    while start + _HOP.size <= len(data):
+        length, bits, weight, interface = _HOP.unpack_from(data, start)
+        if length < _HOP.size or start + length > len(data):
+            raise BadMessage(f"a next hop of {length} bytes in {len(data) - start}")
+        words = attributes(data, start + _HOP.size, start + length)
+        odd = odd or not words.keys() <= HOP_ATTRIBUTES
+        if not bits & RTNH_F_DEAD:
+            onlink = bool(bits & RTNH_F_ONLINK)
+            found.append(NextHop(_gateway_of(words), name_of(interface), onlink, weight + 1))
+        start += (length + 3) & ~3
+    return tuple(sorted(found)), odd
 
 
 class PathRow(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.netlink import rtlinks, rtnetlink, rtroutes
-from agent.netlink.objects import FdbEntry, Neighbour, Route, RouteKey, RouteTarget, RouteType, Scope
+from agent.netlink.objects import (
+    FdbEntry,
+    Neighbour,
+    NextHop,
+    Route,
+    RouteKey,
+    RouteTarget,
+    RouteType,
+    Scope,
+)
 from agent.netlink.rtnetlink import HEADER, BadMessage, messages
 from agent.netlink.rtroutes import RouteDecoder, encoded, route_deletion, route_request
 
@@ -23,6 +33,15 @@ def name_of(index: int) -> str:
 
 def index_of(route: Route) -> int | None:
     return INDEXES[route.device] if route.device is not None else None
+
+
+def indexes_of(route: Route) -> list[int]:
+    return [INDEXES[str(hop.device)] for hop in route.target.hops]
+
+
+THREE_TIMES = NextHop(IPv4Address("172.26.0.2"), "tunl0", weight=3)
+ONLINK = NextHop(IPv4Address("172.27.0.2"), "cali1", onlink=True)
+CROSSED = NextHop(IPv6Address("fe80::1"), "cali1")
 
 
 GOLDEN = {
@@ -61,6 +80,21 @@ GOLDEN = {
         "1400 0100 fd100001000000000000000000000040 0800 0600 00040000"
         "1400 0500 fd100001000000000000000000000040 0800 0400 07000000"
     ),
+    Route(RouteKey(IPv4Network("10.1.0.0/26")), gateway=IPv6Address("fe80::1"), device="tunl0"): (
+        "44000000 1800 0105 00000000 00000000 02 1a 00 00 fe 0c 00 01 00000000"
+        "0800 0100 0a010000 1600 1200 0a00 fe800000000000000000000000000001 0000 0800 0400 07000000"
+    ),
+    Route(RouteKey(IPv4Network("10.1.0.0/26")), hops=(THREE_TIMES, ONLINK, CROSSED)): (
+        "68000000 1800 0105 00000000 00000000 02 1a 00 00 fe 0c 00 01 00000000 0800 0100 0a010000"
+        "4400 0900 1000 00 02 07000000 0800 0500 ac1a0002 1000 04 00 09000000 0800 0500 ac1b0002"
+        "2000 00 00 09000000 1600 1200 0a00 fe800000000000000000000000000001 0000"
+    ),
+    Route(RouteKey(IPv6Network("fd10:1::/122")), hops=(CROSSED, replace(CROSSED, device="tunl0"))): (
+        "74000000 1800 0105 00000000 00000000 0a 7a 00 00 fe 0c 00 01 00000000"
+        "1400 0100 fd100001000000000000000000000000 0800 0600 00040000"
+        "3c00 0900 1c00 00 00 09000000 1400 0500 fe800000000000000000000000000001"
+        "1c00 00 00 07000000 1400 0500 fe800000000000000000000000000001"
+    ),
     Route(RouteKey(IPv6Network("fd10:1::/122")), RouteType.BLACKHOLE): (
         "38000000 1800 0105 00000000 00000000 0a 7a 00 00 fe 0c 00 06 00000000"
         "1400 0100 fd100001000000000000000000000000 0800 0600 00040000"
@@ -70,7 +104,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("route", "golden"), GOLDEN.items(), ids=str)
 def test_a_route_is_these_bytes_and_these_bytes_are_the_route(route: Route, golden: str) -> None:
-    data = rtroutes.route_request(route, index_of(route))
+    data = rtroutes.route_request(route, index_of(route), interfaces=indexes_of(route))
     assert data == bytes.fromhex(golden)
     (found,) = messages(data)
     assert found.type == rtnetlink.RTM_NEWROUTE
@@ -117,15 +151,56 @@ def with_attribute(kind: int, value: bytes) -> bytes:
     return rtnetlink.request(rtnetlink.RTM_NEWROUTE, plain[HEADER.size :] + rtnetlink.attribute(kind, value))
 
 
-@pytest.mark.parametrize(
-    "kind", [7, 8, 9, 18, 22], ids=["source", "metrics", "multipath", "via", "encapsulation"]
-)
+@pytest.mark.parametrize("kind", [7, 8, 22], ids=["source", "metrics", "encapsulation"])
 def test_a_route_with_what_we_never_set_is_odd_and_equals_no_desired(kind: int) -> None:
     data = with_attribute(kind, b"\0" * 4)
     decoded = rtroutes.decode_route(data, HEADER.size, len(data), name_of)
     assert decoded is not None
     assert decoded.target.odd
     assert decoded.with_(odd=False) == next(iter(GOLDEN))
+
+
+def several(*hops: str) -> Route:
+    """A route as the kernel tells it, its next hops in hexadecimal."""
+    data = rtroutes.route_request(Route(RouteKey(IPv4Network("10.1.0.0/26"))), None)
+    where = rtnetlink.attribute(rtroutes.RTA_MULTIPATH, bytes.fromhex("".join(hops)))
+    data = rtnetlink.request(rtnetlink.RTM_NEWROUTE, data[HEADER.size :] + where)
+    found = rtroutes.decode_route(data, HEADER.size, len(data), name_of)
+    assert found is not None
+    return found
+
+
+NEAR, FAR = "1000 00 02 07000000 0800 0500 ac1a0002", "1000 04 00 09000000 0800 0500 ac1b0002"
+
+
+def test_several_next_hops_are_sorted_and_one_is_a_plain_route() -> None:
+    assert several(FAR, NEAR).target.hops == (THREE_TIMES, ONLINK)
+    assert several(NEAR) == Route(several(NEAR).key, gateway=THREE_TIMES.gateway, device="tunl0")
+
+
+def test_a_next_hop_whose_interface_is_down_is_none() -> None:
+    dead = FAR.replace("1000 04", "1000 15")
+    assert several(NEAR, dead) == several(NEAR)
+    assert several(dead).target.next_hops() == ()
+
+
+def test_next_hops_with_what_we_never_set_are_odd_and_those_cut_off_are_malformed() -> None:
+    classified = "1000 00 00 07000000 0800 0b00 05000000"
+    assert several(NEAR, classified).target.odd
+    assert not several(NEAR, FAR).target.odd
+    for wrong in ("1100 00 00 07000000 0800 0500 ac1a0002", "0700 00 00 07000000"):
+        with pytest.raises(BadMessage, match="next hop of"):
+            several(NEAR, wrong)
+
+
+def test_several_next_hops_are_shown_as_ip_route_takes_them() -> None:
+    route = Route(RouteKey(IPv4Network("10.1.0.0/26")), hops=(THREE_TIMES, ONLINK, CROSSED))
+    assert str(route) == (
+        "10.1.0.0/26 proto bird nexthop via 172.26.0.2 dev tunl0 weight 3 "
+        "nexthop via 172.27.0.2 dev cali1 weight 1 onlink nexthop via inet6 fe80::1 dev cali1 weight 1"
+    )
+    crossed = Route(route.key, gateway=CROSSED.gateway, device="cali1")
+    assert str(crossed) == "10.1.0.0/26 via inet6 fe80::1 dev cali1 proto bird"
 
 
 def test_a_nexthop_object_is_only_another_way_to_say_the_same() -> None:
@@ -175,12 +250,24 @@ routes = st.builds(
     scope=st.sampled_from(Scope),
     onlink=st.booleans(),
 )
+next_hops = st.builds(
+    NextHop,
+    gateway=st.none() | addresses | st.integers(0, 2**128 - 1).map(IPv6Address),
+    device=st.sampled_from(sorted(INDEXES)),
+    onlink=st.booleans(),
+    weight=st.integers(1, 256),
+)
+through_several = st.builds(
+    lambda route, hops: Route.from_target(route.key, route.target.through(tuple(sorted(hops)))),
+    routes,
+    st.lists(next_hops, min_size=1, max_size=5),
+)
 
 
-@given(routes)
+@given(routes | through_several)
 @settings(derandomize=True, max_examples=200)
 def test_every_route_survives_the_wire(route: Route) -> None:
-    data = rtroutes.route_request(route, index_of(route))
+    data = rtroutes.route_request(route, index_of(route), interfaces=indexes_of(route))
     assert rtroutes.decode_route(data, HEADER.size, len(data), name_of) == route
 
 
@@ -200,10 +287,10 @@ def test_garbage_is_malformed_and_nothing_else(data: bytes) -> None:
             continue
 
 
-@given(routes, st.integers(0, 80), st.integers(0, 255))
+@given(routes | through_several, st.integers(0, 200), st.integers(0, 255))
 @settings(derandomize=True, max_examples=300)
 def test_a_route_with_one_wrong_byte_is_a_route_or_malformed(route: Route, offset: int, value: int) -> None:
-    data = bytearray(rtroutes.route_request(route, index_of(route)))
+    data = bytearray(rtroutes.route_request(route, index_of(route), interfaces=indexes_of(route)))
     data[offset % len(data)] = value
     try:
         for found in messages(bytes(data)):
