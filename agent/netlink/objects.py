@@ -165,11 +165,13 @@ class RouteTarget:
     scope: Scope = Scope.UNIVERSE
     onlink: bool = False
     odd: bool = False
-    """Bears what this agent never sets (a source, metrics): met, never desired."""
+    """Bears what this agent never sets (metrics): met, never desired."""
     route_class: int = field(default=0, compare=False)
     """What the route is for, as whoever desires it numbers that; 0 as read from the kernel, which does not know it."""
     hops: tuple[NextHop, ...] = ()
     """Several next hops: at least two, sorted, no two alike but for their weight. Empty: at most the one above."""
+    source: Address | None = None
+    """RTA_PREFSRC: which of its addresses this host itself sends from; None: the kernel takes one of the device's."""
 
     def next_hops(self) -> tuple[NextHop, ...]:
         """The several, or the one; none where packets end here."""
@@ -216,9 +218,10 @@ class Route(_RouteFields):
         odd: bool = False,
         route_class: int = 0,
         hops: tuple[NextHop, ...] = (),
+        source: Address | None = None,
     ) -> Route:
         """A route with a target of its own."""
-        target = RouteTarget(type, gateway, device, protocol, scope, onlink, odd, route_class, hops)
+        target = RouteTarget(type, gateway, device, protocol, scope, onlink, odd, route_class, hops, source)
         return tuple.__new__(cls, (key, target))
 
     @classmethod
@@ -261,6 +264,8 @@ class Route(_RouteFields):
             words.append(f"proto {protocol_name(self.protocol)}")
         if self.target.scope is Scope.LINK:
             words.append("scope link")
+        if self.target.source is not None:
+            words.append(f"src {self.target.source}")
         metric = key.metric or (IPV6_METRIC if key.version == 6 else 0)
         if metric:
             words.append(f"metric {metric}")

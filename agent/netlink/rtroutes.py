@@ -47,7 +47,7 @@ RTA_DST, RTA_SRC, RTA_IIF, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 
 RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_PREF, RTA_NH_ID = 9, 12, 15, 18, 20, 30
 PLAIN_ATTRIBUTES = frozenset(
     {RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO, RTA_PREF, RTA_NH_ID}
-    | {RTA_MULTIPATH, RTA_VIA}
+    | {RTA_MULTIPATH, RTA_VIA, RTA_PREFSRC}
 )
 """What a route of ours can bear when the kernel shows it; any other attribute makes it odd."""
 HOP_ATTRIBUTES = frozenset({RTA_GATEWAY, RTA_VIA})
@@ -101,6 +101,8 @@ def route_request(
         where = _gateway(route.gateway, version)
         if interface is not None:
             where += _NUMBER_ATTRIBUTE.pack(8, RTA_OIF, interface)
+    if route.target.source is not None:
+        where += attribute(RTA_PREFSRC, route.target.source.packed)
     return _route_message(RTM_NEWROUTE, flags, route, route.target.scope, bits, where)
 
 
@@ -189,6 +191,7 @@ def decode_route(
         onlink=onlink,
         odd=odd,
         hops=hops,
+        source=address(words[RTA_PREFSRC]) if RTA_PREFSRC in words else None,
     )
 
 

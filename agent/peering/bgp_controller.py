@@ -28,6 +28,7 @@ from agent.peering.looking_glass_api import LookingGlass
 from agent.peering.originations import (
     borrowed_addresses,
     inherited_blocks,
+    loopback_addresses,
     originations,
     policy_interfaces,
     with_local_address,
@@ -175,9 +176,11 @@ class BgpController:
             self._start(speaker_identity)
         if self.speaker is None:
             return
+        own_addresses = loopback_addresses(facts)
         policy_inputs = PolicyInputs(
             pools=facts.pools,
             local_prefixes=self._local_prefixes,
+            own_addresses=own_addresses,
             cluster=state.bgp_configuration,
             node=state.own_bgp_configuration,
             filters=(filters := state.bgp_filters),
@@ -201,7 +204,8 @@ class BgpController:
             lambda: borrowed_addresses(facts), facts.endpoints, facts.block_owners, facts.node
         )
         inherited = inherited_blocks(state.lost_claims, state.node, installed)
-        self.speaker.announce(originations(facts, installed, (*local, *borrowed), inherited))
+        others = (*local, *own_addresses, *borrowed)
+        self.speaker.announce(originations(facts, installed, others, inherited))
 
     def _configure(self, speaker: Speaker, inputs: PolicyInputs) -> None:
         peers = self._desired.peers

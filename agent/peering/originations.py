@@ -32,6 +32,12 @@ def with_local_address(prefixes: Iterable[Prefix], links: Mapping[str, Link]) ->
     return tuple(prefix for prefix in prefixes if any(address in prefix for address in addresses))
 
 
+def loopback_addresses(facts: Facts) -> tuple[Prefix, ...]:
+    """The node's addresses that are on its loopback: nobody reaches them but by a route to each alone."""
+    found = (facts.loopback_address(version) for version in (4, 6))
+    return tuple(ip_network(address) for address in found if address is not None)
+
+
 def borrowed_addresses(facts: Facts) -> frozenset[Prefix]:
     """The pods' addresses that are in none of the node's blocks, each as a prefix."""
     own = own_blocks(facts.block_owners, facts.node)

@@ -61,6 +61,8 @@ class PolicyInputs:
     pools: tuple[Pool, ...] = ()
     local_prefixes: tuple[Prefix, ...] = ()
     """Named in the node's own settings."""
+    own_addresses: tuple[Prefix, ...] = ()
+    """The node's, where they are on its loopback: told to all but the node mesh, which is reached through them."""
     cluster: BGPConfigurationSpec = field(default_factory=BGPConfigurationSpec)
     node: BGPConfigurationSpec | None = None
     """The node's own settings."""
@@ -89,7 +91,10 @@ def policy(inputs: PolicyInputs, filters: Sequence[str], *, is_mesh: bool = Fals
         import_filter=inputs.from_mesh if is_mesh else inputs.from_peers,
         checks_claims=is_mesh,
         import_rules=tuple(filtered(specs, inputs.interfaces, outgoing=False)),
-        export_rules=(*filtered(specs, inputs.interfaces, outgoing=True), *exported(inputs)),
+        export_rules=(
+            *filtered(specs, inputs.interfaces, outgoing=True),
+            *exported(inputs, () if is_mesh else inputs.own_addresses),
+        ),
     )
 
 
@@ -114,8 +119,8 @@ def block_claims(facts: Facts) -> dict[Family, BlockClaims]:
     return found
 
 
-def exported(inputs: PolicyInputs) -> Iterator[Rule]:
-    """The rules of export where no BGPFilter has decided.
+def exported(inputs: PolicyInputs, addresses: Iterable[Prefix] = ()) -> Iterator[Rule]:
+    """The rules of export where no BGPFilter has decided; `addresses` are those of the node that are told.
 
     Calico's rules against routes over tunnels and of its other dataplane are about what BIRD finds in the kernel; here
     nothing is exported that was not originated or learned.
@@ -124,6 +129,8 @@ def exported(inputs: PolicyInputs) -> Iterator[Rule]:
         if pool.disable_bgp_export:
             yield Rule(Action.REJECT, f"pool {pool.name} has disableBGPExport", prefix=PrefixMatch(pool.cidr))
     yield from _advertised_communities(inputs)
+    for address in addresses:
+        yield Rule(Action.ACCEPT, "the node's address", prefix=PrefixMatch(address, Operator.EQUAL))
     yield Rule(Action.ACCEPT, "own block", own=Own.IS)
     yield Rule(Action.REJECT, "inside an own block", own=Own.INSIDE)
     for prefix in inputs.local_prefixes:

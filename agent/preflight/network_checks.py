@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from ipaddress import ip_interface
 
 from agent.dataplane.desired.desired_tunnels import IPIP_OVERHEAD, VXLAN_OVERHEADS
+from agent.dataplane.inputs.facts import bears_no_subnet, may_be_uplink
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import ForwardChain
-from agent.netlink.objects import RTPROT_KERNEL, Link, Prefix, Route, RouteType, protocol_name
+from agent.netlink.objects import RTPROT_KERNEL, Address, Link, Prefix, Route, RouteType, protocol_name
 from agent.preflight.host_facts import AGENT, HostFacts, HostFinding, Severity
 from bgp.transport.md5_keys import optmem_needed
 from ipam.model import EncapsulationMode, Pool
@@ -155,6 +156,33 @@ def _reverse_path(facts: HostFacts) -> Iterator[HostFinding]:
             )
 
 
+def _loopback_address(facts: HostFacts) -> Iterator[HostFinding]:
+    """What is for an address of lo or a dummy may come by one uplink while the way back is another."""
+    uplinks = [link for link in facts.links.values() if may_be_uplink(link) and _ipv4_of(link)]
+    bearers = [
+        (link, own) for link in facts.links.values() if bears_no_subnet(link) for own in _ipv4_of(link)
+    ]
+    if not bearers or len(uplinks) < 2:
+        return
+    overall = facts.sysctl_number("net/ipv4/conf/all/rp_filter") or 0
+    bearer, address = bearers[0]
+    for link in sorted(uplinks, key=lambda one: one.name):
+        own = facts.sysctl_number(f"net/ipv4/conf/{link.name}/rp_filter")
+        if own is not None and max(own, overall) == STRICT:
+            yield HostFinding(
+                Severity.WARNING,
+                f"reverse path filtering is strict on {link.name}, one of several uplinks",
+                f"{bearer.name} has {address}, which packets reach by every uplink; "
+                f"net.ipv4.conf.{link.name}.rp_filter = {own}, net.ipv4.conf.all.rp_filter = {overall}",
+                f"sysctl -w net.ipv4.conf.{link.name}.rp_filter=2",
+            )
+
+
+def _ipv4_of(link: Link) -> list[Address]:
+    """Its addresses that others reach."""
+    return [address for address, _ in link.addresses if address.version == 4 and not address.is_loopback]
+
+
 def overhead(pool: Pool) -> int:
     """Bytes that a packet of this pool bears more on its way to some other node."""
     if pool.vxlan is not EncapsulationMode.NEVER:
@@ -204,4 +232,13 @@ def _md5_keys(facts: HostFacts) -> Iterator[HostFinding]:
     )
 
 
-NETWORK_CHECKS = (_overlaps, _forward, _forwarding, _reverse_path, _mtu, _bgp_port, _md5_keys)
+NETWORK_CHECKS = (
+    _overlaps,
+    _forward,
+    _forwarding,
+    _reverse_path,
+    _loopback_address,
+    _mtu,
+    _bgp_port,
+    _md5_keys,
+)

@@ -25,7 +25,7 @@ from agent.netlink.objects import (
     Tunnel,
     TunnelKind,
 )
-from tests.contract.kernels import V4, V6, RealWorld, World, connect
+from tests.contract.kernels import V4, V6, RealWorld, Values, World, connect
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.fixtures.namespace import fresh_namespace, ip, kernel_has
 
@@ -271,6 +271,42 @@ async def test_tunl0_is_adopted_set_and_never_deleted(world: World) -> None:
         left = (await world.kernel.tunnels())[TUNL0]
         assert (left.up, left.address, left.strays) == (False, None, ())
     assert TUNL0 in await world.kernel.links()
+
+
+@pytest.mark.parametrize("values", [V4, V6], ids=["IPv4", "IPv6"])
+async def test_a_route_has_a_source_that_this_host_has_and_no_other(world: World, values: Values) -> None:
+    sent_from = values.direct.with_(source=values.near)
+    assert await world.kernel.put_routes([sent_from]) == ()
+    assert (await world.kernel.routes())[values.block] == sent_from
+    (refusal,) = await world.kernel.put_routes([values.direct.with_(source=values.far)])
+    assert "nvalid" in refusal.why
+    assert await world.kernel.put_routes([values.direct]) == ()
+    assert (await world.kernel.routes())[values.block] == values.direct
+
+
+@pytest.mark.parametrize("values", [V4, V6], ids=["IPv4", "IPv6"])
+async def test_a_route_by_a_nexthop_object_has_its_source_too(values: Values) -> None:
+    with fresh_namespace():
+        world = RealWorld()
+        kernel = NetlinkKernel(nexthop_objects=True)
+        try:
+            sent_from = values.direct.with_(source=values.near)
+            assert await kernel.put_routes([sent_from]) == ()
+            assert (await kernel.routes())[values.block] == sent_from
+            assert await kernel.put_routes([values.direct]) == ()
+            assert (await kernel.routes())[values.block] == values.direct
+        finally:
+            kernel.close()
+            world.kernel.close()
+
+
+@pytest.mark.parametrize("values", [V4, V6], ids=["IPv4", "IPv6"])
+async def test_a_vxlan_device_of_no_parent_is_made_and_one_that_has_one_is_made_anew(
+    world: World, values: Values
+) -> None:
+    for tunnel in (values.vxlan, replace(values.vxlan, parent=None), values.vxlan):
+        await world.kernel.put_tunnel(tunnel)
+        assert (await world.kernel.tunnels())[tunnel.name] == tunnel
 
 
 async def test_an_ipv6_gateway_is_taken_only_where_its_own_route_is_over_the_same_device(

@@ -255,6 +255,11 @@ class FakeKernel:
             return False
         return self.route_table[max(ways, key=lambda key: key.length)].device != route.device
 
+    def _has(self, source: Address | None) -> bool:
+        """Whether it may be a route's source: it is one of this host's addresses."""
+        own = (address for link in self.link_table.values() for address, _ in link.addresses)
+        return source is None or source in own
+
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         await asyncio.sleep(0)
         if Fault.ROUTE_BATCH_FAILS in self.faults:
@@ -269,6 +274,8 @@ class FakeKernel:
                 refusals.append(Refusal(route, f"there is no device {route.device}"))
             elif self._gateway_is_elsewhere(route):
                 refusals.append(Refusal(route, "Nexthop has invalid gateway or device mismatch"))
+            elif not self._has(route.target.source):
+                refusals.append(Refusal(route, "Invalid source address"))
             elif not replace and route.key in self.route_table:
                 refusals.append(Refusal(route, "File exists", exists=True))
             else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from agent.dataplane.inputs.facts import Facts, NodeAddresses
+from agent.dataplane.inputs.facts import Facts, NodeAddresses, bears_no_subnet
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE, VXLAN_PORT
 from agent.netlink.objects import Address, FdbEntry, Neighbour, Tunnel, TunnelKind
 from ipam.model import EncapsulationMode, NodeName, Pool
@@ -122,7 +122,8 @@ def _vxlan(facts: Facts, me: NodeAddresses, version: int) -> Tunnel | None:
         me.vtep(version),
         vni=VNI,
         port=VXLAN_PORT,
-        parent=parent.name,
+        # On lo or a dummy no packet leaves: such a device would send none. The route to the other node decides.
+        parent=None if bears_no_subnet(parent) else parent.name,
         local=underlay.ip,
         mac=_mac(facts.node, me, version),
         offload=facts.settings.tunnel_offload,

@@ -226,6 +226,8 @@ class _Targets:
         self._class = route_class
         self._protocols = facts.settings.protocols
         self._shared: dict[RouteTarget, RouteTarget] = {}
+        self._sources: dict[int, Address | None] = {}
+        """Version of IP -> this node's address, where it is on its loopback."""
 
     def of_next_hop(self, version: int, next_hop: Address, pool: Pool | None) -> RouteTarget | None:
         """To a BGP next hop, for prefixes of one version of IP and one pool; None: it is out of reach."""
@@ -250,13 +252,24 @@ class _Targets:
         if self._encapsulated(pool.ipip, underlay.ip):
             return self._target(underlay.ip, TUNL0, self._protocols.datastore)
         link = on_link(facts.links, underlay.ip)
-        return self._target(underlay.ip, link.name if link else None, self._protocols.datastore)
+        return self._target(
+            underlay.ip,
+            link.name if link else None,
+            self._protocols.datastore,
+            source=self._source(version),
+        )
 
     def direct(self, next_hop: Address) -> RouteTarget | None:
         """To a next hop without encapsulation, through its gateway if it has one; None: no link leads there."""
         gateway = self._facts.gateway_to(next_hop)
         link = on_link(self._facts.links, gateway)
-        return self._target(gateway, link.name if link else None, self._protocols.learned, onlink=False)
+        return self._target(
+            gateway,
+            link.name if link else None,
+            self._protocols.learned,
+            onlink=False,
+            source=self._source(next_hop.version),
+        )
 
     def why_not_by_next_hop(self, version: int, next_hop: Address, pool: Pool | None) -> NoRoute:
         """Why `of_next_hop` has no target."""
@@ -292,14 +305,35 @@ class _Targets:
         return NoRoute(owner, "no interface of this node leads there")
 
     def _target(
-        self, gateway: Address | None, device: str | None, protocol: int, *, onlink: bool = True
+        self,
+        gateway: Address | None,
+        device: str | None,
+        protocol: int,
+        *,
+        onlink: bool = True,
+        source: Address | None = None,
     ) -> RouteTarget | None:
         if gateway is None or device is None:
             return None
         target = RouteTarget(
-            RouteType.UNICAST, gateway, device, protocol, onlink=onlink, route_class=self._class
+            RouteType.UNICAST,
+            gateway,
+            device,
+            protocol,
+            onlink=onlink,
+            route_class=self._class,
+            source=source,
         )
         return self._shared.setdefault(target, target)
+
+    def _source(self, version: int) -> Address | None:
+        """What this host sends from on the underlay, where that is none of the link's own addresses.
+
+        Into a tunnel it sends from the tunnel's address, as on every node of Calico's.
+        """
+        if version not in self._sources:
+            self._sources[version] = self._facts.loopback_address(version)
+        return self._sources[version]
 
     def _encapsulated(self, mode: EncapsulationMode, node: Address) -> bool:
         """Whether packets to a node are; CrossSubnet spares this node's own subnet, by the local prefix alone."""

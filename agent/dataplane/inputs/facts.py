@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.kernel.ownership import Ownership
 from agent.datastore.resources.bgp_types import DEFAULT_PORT
 from agent.netlink.objects import Address, Link, Prefix, RouteKey
@@ -151,12 +152,36 @@ class Facts:
         return link_with(self.links, own.ip) if own is not None else None
 
     def underlay_mtu(self, version: int) -> int | None:
-        """Octets of the largest packet that gets to every other node; the parent's MTU before links are looked up."""
+        """Octets of the largest packet that gets to every other node; the parent's MTU before links are looked up.
+
+        Of a parent on which nothing leaves, that of the least of the interfaces by which anything may.
+        """
         found = [self.links[name].mtu for name in self.underlay_links if name in self.links]
         parent = self.parent_of(version)
         if parent is None:
             return None
+        if not found and bears_no_subnet(parent):
+            found = [link.mtu for link in self.links.values() if may_be_uplink(link)]
         return min(found) if found else parent.mtu
+
+    def loopback_address(self, version: int) -> Address | None:
+        """This node's address where an interface bears it on which nothing leaves: as a router's, no link's own.
+
+        None: it is a link's, as usual, or no interface bears it now.
+        """
+        parent, own = self.parent_of(version), self.me.on(version) if self.me is not None else None
+        return own.ip if own is not None and parent is not None and bears_no_subnet(parent) else None
+
+
+def bears_no_subnet(link: Link) -> bool:
+    """Whether nothing leaves by an interface: lo, or a dummy; who gives it an address means it for all the others."""
+    return link.name == "lo" or link.kind == "dummy"
+
+
+def may_be_uplink(link: Link) -> bool:
+    """Whether packets to other nodes may leave by an interface, as far as its name and its kind say."""
+    ours = link.name in OUR_TUNNELS or link.name.startswith(WORKLOAD_PREFIX)
+    return link.up and not ours and not bears_no_subnet(link) and link.kind != "bridge"
 
 
 def link_with(links: Mapping[str, Link], address: Address) -> Link | None:

@@ -201,6 +201,32 @@ async def test_the_address_is_found_and_how(
     assert [one.interface for one in found.candidates] == ["eth0", "eth1"]
 
 
+@pytest.mark.parametrize("bearer", ["lo", "node0"])
+@pytest.mark.parametrize(
+    ("settings", "how"),
+    [
+        ({"address": "10.255.0.1/32"}, "given"),
+        ({"address": "10.255.0.1"}, "given"),
+        ({"method": "interface=^lo$,^node0$"}, "interface=^lo$,^node0$ by {}"),
+        ({"method": "cidr=10.255.0.0/16"}, "cidr=10.255.0.0/16 by {}"),
+    ],
+)
+async def test_an_address_on_the_loopback_becomes_the_nodes_where_a_person_says_so(
+    machine: FakeKernel, bearer: str, settings: dict[str, str], how: str
+) -> None:
+    machine.add_link(bearer, "127.0.0.1/8", "10.255.0.1/32")
+    found = await finder(machine, **settings).detect(4)
+    assert (found.address, found.how) == (IPv4Interface("10.255.0.1/32"), how.format(bearer))
+    kept = await finder(machine, **settings).detect(4, IPv4Interface("10.255.0.1/32"))
+    assert kept.address == IPv4Interface("10.255.0.1/32")
+
+
+async def test_an_address_on_the_loopback_is_passed_over_where_nobody_says_so(machine: FakeKernel) -> None:
+    machine.add_link("lo", "127.0.0.1/8", "10.255.0.1/32")
+    for settings in ({}, {"method": "first-found"}):
+        assert (await finder(machine, **settings).detect(4)).address == IPv4Interface("10.0.0.5/24")
+
+
 @pytest.mark.parametrize(
     ("endpoint", "address", "how"),
     [

@@ -9,7 +9,13 @@ from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.netlink.objects import Link, RouteKey
 from agent.peering.originations import BLOCK as OWN
 from agent.peering.originations import OTHER as NO_BLOCK
-from agent.peering.originations import borrowed_addresses, originations, policy_interfaces, with_local_address
+from agent.peering.originations import (
+    borrowed_addresses,
+    loopback_addresses,
+    originations,
+    policy_interfaces,
+    with_local_address,
+)
 from agent.peering.peer_policies import PolicyInterface
 from bgp.policy.policy import LARGEST_LOCAL_PREF
 from ipam.model import NodeName, Pool
@@ -85,3 +91,19 @@ def test_interfaces_bring_their_subnets_and_what_is_behind_them() -> None:
         PolicyInterface("eth0", (ip_network("10.0.0.0/24"), ip_network("fd00::/64")), is_parent=True),
         PolicyInterface("vxlan.calico"),
     )
+
+
+def test_the_nodes_address_is_originated_while_its_loopback_bears_it_and_no_link() -> None:
+    own = {ME: NodeAddresses(IPv4Interface("10.255.0.1/32"))}
+    address = (IPv4Address("10.255.0.1"), 32)
+    lo, dummy = (
+        Link(1, name, kind, 65536, up=True, addresses=(address,))
+        for name, kind in (("lo", None), ("n0", "dummy"))
+    )
+    for bearer in (lo, dummy):
+        there = facts(nodes=own, links={bearer.name: bearer})
+        assert loopback_addresses(there) == (IPv4Network("10.255.0.1/32"),)
+        assert originations(there, (), loopback_addresses(there)) == {IPv4Network("10.255.0.1/32"): NO_BLOCK}
+    on_a_link, gone = replace(lo, name="eth0"), replace(lo, addresses=())
+    assert loopback_addresses(facts(nodes=own, links={"eth0": on_a_link})) == ()
+    assert loopback_addresses(facts(nodes=own, links={"lo": gone})) == ()

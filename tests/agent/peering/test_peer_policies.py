@@ -347,3 +347,21 @@ def test_interfaces_are_looked_at_only_where_a_rule_names_one() -> None:
     assert names_interfaces(
         {"f": REJECT_ALL, "g": spec(importV6=[{"action": "Reject", "interface": "eth0"}])}
     )
+
+
+def test_the_nodes_address_on_its_loopback_is_told_to_switches_and_not_to_the_mesh_that_is_reached_through_it() -> (
+    None
+):
+    own = ip_network("10.255.0.1/32")
+    where = inputs(own_addresses=(own,))
+    assert result_of(where, "10.255.0.1/32").attributes is not None
+    assert result_of(where, "10.255.0.2/32").attributes is None
+    assert result_of(inputs(), "10.255.0.1/32").attributes is None
+    rejecting = spec(exportV4=[{"action": "Reject", "cidr": "10.255.0.0/24", "matchOperator": "In"}])
+    assert (
+        result_of(inputs(own_addresses=(own,), filters={"f": rejecting}), "10.255.0.1/32", "f").attributes
+        is None
+    )
+    mesh = CompiledPolicy(policy(where, (), is_mesh=True).export_rules, family_of(own), internal=True)
+    packed, blocks = nlri.pack(own), OWN_BLOCKS[family_of(own)]
+    assert mesh(Candidate(packed, PathAttributes(), False, blocks.relation(packed))).attributes is None
