@@ -84,6 +84,13 @@ def names_interfaces(filters: Mapping[str, BGPFilterSpec]) -> bool:
     return any(rule.interface is not None for rules in lists for rule in rules or ())
 
 
+TOLD_BY_ITS_OWNER = Rule(
+    Action.REJECT, "learned, and the mesh has it from its owner", learned=True, internal=False
+)
+"""Nobody in the mesh passes on what others told (RFC 4271 section 9.2 has it so of one AS); so neither where each node
+has an AS of its own: the others would have every block from every node, and believe its owner alone."""
+
+
 def policy(inputs: PolicyInputs, filters: Sequence[str], *, is_mesh: bool = False) -> Policy:
     """The rules of a peer with these BGPFilters, in their order."""
     specs = [(name, inputs.filters[name]) for name in filters if name in inputs.filters]
@@ -93,6 +100,7 @@ def policy(inputs: PolicyInputs, filters: Sequence[str], *, is_mesh: bool = Fals
         import_rules=tuple(filtered(specs, inputs.interfaces, outgoing=False)),
         export_rules=(
             *filtered(specs, inputs.interfaces, outgoing=True),
+            *((TOLD_BY_ITS_OWNER,) if is_mesh else ()),
             *exported(inputs, () if is_mesh else inputs.own_addresses),
         ),
     )

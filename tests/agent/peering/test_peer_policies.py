@@ -365,3 +365,25 @@ def test_the_nodes_address_on_its_loopback_is_told_to_switches_and_not_to_the_me
     mesh = CompiledPolicy(policy(where, (), is_mesh=True).export_rules, family_of(own), internal=True)
     packed, blocks = nlri.pack(own), OWN_BLOCKS[family_of(own)]
     assert mesh(Candidate(packed, PathAttributes(), False, blocks.relation(packed))).attributes is None
+
+
+@pytest.mark.parametrize(
+    ("is_mesh", "internal", "learned", "is_told"),
+    [
+        (True, False, False, True),
+        (True, False, True, False),
+        (True, True, True, True),
+        (False, False, True, True),
+    ],
+    ids=["its own", "of another", "iBGP has a rule of its own", "a switch"],
+)
+def test_where_each_node_has_an_as_the_mesh_is_told_of_every_block_by_its_owner_alone(
+    is_mesh: bool, internal: bool, learned: bool, is_told: bool
+) -> None:
+    block = ip_network("192.168.7.0/26")
+    rules = policy(inputs(), (), is_mesh=is_mesh).export_rules
+    packed, blocks = nlri.pack(block), OWN_BLOCKS[family_of(block)]
+    found = CompiledPolicy(rules, family_of(block), internal=internal)(
+        Candidate(packed, PathAttributes(), learned, blocks.relation(packed))
+    )
+    assert (found.attributes is not None) is is_told

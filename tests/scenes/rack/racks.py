@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,14 +29,18 @@ from agent.lab.lab_plan import SUBNETS, LabNode, LabPlan, Mode, gateway, plan
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod
 from agent.netlink.namespaces import entered
+from tests.scenes.lab.lab_nodes import converged, resource
 from tests.scenes.lab.labs import named, wait_until_quiet
-from tests.scenes.lab.lab_nodes import resource
 
 NODES, TORS = 3, 2
 SPINE_AS, TOR_AS, NODE_AS = 65000, 65000, 64600
+SPINE = str(gateway(SUBNETS[0]))
+"""The spine's address, and etcd's."""
 HOLD_SECONDS = 9
 RACK_SECONDS = 40.0
+DISCARD_PORT = 9
 BFD_MILLISECONDS, BFD_MULTIPLIER = 100, 3
+SETTINGS = {"TORTIE_NODE_METHOD": "cidr=10.255.0.0/24", "TORTIE_BGP_HOLD_SECONDS": str(HOLD_SECONDS)}
 
 SWITCH = """
 router id {router_id};
@@ -43,7 +48,10 @@ log "{log}" all;
 {restart}
 protocol device {{ scan time 1; }}
 protocol direct {{ ipv4; }}
-protocol kernel {{ {persist} merge paths on limit 8; scan time 2; ipv4 {{ import none; export where source = RTS_BGP; }}; }}
+protocol kernel {{
+  {persist} merge paths on limit 8; scan time 2;
+  ipv4 {{ import none; export where source = RTS_BGP; }};
+}}
 protocol bfd {{ interface "*" {{ min rx interval {bfd} ms; min tx interval {bfd} ms; multiplier {multiplier}; }}; }}
 template bgp neighbour {{
   local as {asn}; direct;
@@ -148,7 +156,7 @@ class Switch:
         self.forward(True)
         os.kill(self.process.pid, signal.SIGCONT)
 
-    def forward(self, wanted: bool) -> None:  # noqa: FBT001
+    def forward(self, wanted: bool) -> None:
         """Whether it forwards packets."""
         with entered(fabric.NAMESPACES / self.namespace):
             Path("/proc/sys/net/ipv4/ip_forward").write_text(str(int(wanted)))
@@ -181,6 +189,8 @@ class Rack:
     lab: Lab
     tors: tuple[Switch, ...]
     spine: Switch
+    settings: Mapping[str, str]
+    """Of the agents."""
 
     @property
     def nodes(self) -> tuple[LabNode, ...]:
@@ -193,17 +203,24 @@ class Rack:
 
     def routes(self, node: LabNode) -> dict[str, str]:
         """Destination -> the rest of the line of `ip route`, of what BGP brought to a node."""
-        lines = ip(node.namespace, "-o route show proto bird").splitlines()
-        return {
-            line.split()[0]: " ".join(line.replace("\\", "").split()[1:])
-            for line in lines
-            if line[0].isdigit()
-        }
+        lines = ip(node.namespace, "-o route show proto bird").replace("\\", "").splitlines()
+        found = (line.split() for line in lines if not line.startswith("blackhole"))
+        return {words[0]: " ".join(words[1:]) for words in found}
+
+    def uses(self, node: LabNode, device: str) -> bool:
+        """Whether any route that BGP brought goes by an interface."""
+        return any(f"dev {device} " in f"{line} " for line in self.routes(node).values())
 
     def established(self, node: LabNode) -> frozenset[str]:
         """The ToRs with which a node has a session, by their addresses on its links."""
         status = lab_processes.agent_status(node) or {"peers": []}
         return frozenset(one["address"] for one in status["peers"] if one["state"] == "Established")
+
+    def start_agent(self, node: LabNode) -> None:
+        """Start a node's agent again; until it is in session with every ToR and its peers have said all."""
+        lab_processes.start_agents([node], self.settings)
+        self.wait_for_sessions()
+        lab_processes.wait_for("what its peers say", lambda: converged(node), RACK_SECONDS)
 
     def wait_for_sessions(self) -> None:
         """Until every node is in session with every ToR."""
@@ -224,21 +241,27 @@ class Rack:
         )
 
     def _is_routed(self, node: LabNode) -> bool:
-        lines = ip(node.namespace, "route").splitlines()
-        there = {
-            line.split()[0]
-            for line in lines
-            if " via " in line or "nexthop" in line or line.endswith("proto bird ")
-        }
-        others = {self.own(one) for one in self.nodes if one is not node}
-        blocks = [
-            line
-            for line in lines
-            if line.startswith("192.168.") and "blackhole" not in line and "/26" in line
-        ]
-        return others <= there | {line.split()[0] for line in lines if "proto bird" in line} and len(
-            blocks
-        ) >= len(others)
+        there = self.routes(node).keys()
+        blocks = [line for line in ip(node.namespace, "route").splitlines() if _leads_to_a_block(line)]
+        others = [self.own(one) for one in self.nodes if one is not node]
+        return there >= set(others) and len(blocks) >= len(others)
+
+    def source_towards(self, node: LabNode, host: str) -> str:
+        """Which of its addresses a program on a node's host sends from."""
+        with entered(fabric.NAMESPACES / node.namespace), socket.socket(type=socket.SOCK_DGRAM) as one:
+            one.connect((host, DISCARD_PORT))
+            return str(one.getsockname()[0])
+
+    def reaches(self, namespace: str, host: str, source: str = "") -> bool:
+        """Whether a host answers one ping, from an address of the namespace's choice."""
+        words = lab_processes.inside(
+            namespace, ["ping", "-c1", "-W2", *(["-I", source] if source else []), host]
+        )
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def _leads_to_a_block(line: str) -> bool:
+    return line.startswith("192.168.") and "/26 " in line
 
 
 def own_address(number: int) -> str:
@@ -259,7 +282,7 @@ def _cable(first: str, one: str, second: str, other: str, base: str) -> tuple[IP
 def _build(made: LabPlan) -> tuple[tuple[Switch, ...], Switch]:
     fabric.make_namespace(made.fabric)
     spine = Switch("spine", made.fabric, SPINE_AS, "10.254.0.100", made.directory / "spine")
-    etcd = f"{gateway(SUBNETS[0])}/32"
+    etcd = f"{SPINE}/32"
     ip(made.fabric, f"address add {etcd} dev lo")
     spine.forward(True)
     tors = []
@@ -275,11 +298,15 @@ def _build(made: LabPlan) -> tuple[tuple[Switch, ...], Switch]:
         )
         tor.forward(True)
         low, high = _cable(made.fabric, f"tor{number}", namespace, "spine", f"10.100.{number}.0")
-        spine.uplinks.append(Uplink(f"tor{number}", low, high, tor.asn, "net.len = 32 || (source = RTS_BGP && net.len < 31)"))
+        spine.uplinks.append(
+            Uplink(f"tor{number}", low, high, tor.asn, "net.len = 32 || (source = RTS_BGP && net.len < 31)")
+        )
         tor.uplinks.append(Uplink("spine", high, low, SPINE_AS, "source ~ [ RTS_BGP, RTS_DEVICE ]"))
         for index, node in enumerate(made.nodes, 1):
             low, high = _cable(namespace, node.name, node.namespace, f"eth{number}", f"10.{index}.{number}.0")
-            tor.uplinks.append(Uplink(node.name, low, high, NODE_AS + index, f"source = RTS_BGP && net != {etcd}"))
+            tor.uplinks.append(
+                Uplink(node.name, low, high, NODE_AS + index, f"source = RTS_BGP && net != {etcd}")
+            )
         tors.append(tor)
     for index, node in enumerate(made.nodes, 1):
         hops = " ".join(f"nexthop via 10.{index}.{number}.0 dev eth{number}" for number in range(1, TORS + 1))
@@ -327,27 +354,20 @@ def rack(
             made.directory / "lab.json", {"nodes": NODES, "mode": mode.value, "dual_stack": False}
         )
         tors, spine = _build(made)
-        found = Rack(Lab(made, mode), tors, spine)
+        found = Rack(Lab(made, mode), tors, spine, {**SETTINGS, **(settings or {})})
         for switch in (spine, *tors):
             switch.start(graceful=graceful, bfd=bfd)
         lab_processes.start_etcd(made)
         items = _resources(made, mesh=mesh, more=peers or {})
-        lifecycle.apply(made, lifecycle.pool_document(None, mode))
+        items += lifecycle.pool_document(None, mode)["items"]
         lifecycle.apply(made, {"apiVersion": "projectcalico.org/v3", "kind": "List", "items": items})
-        given = {"TORTIE_NODE_METHOD": "cidr=10.255.0.0/24", "TORTIE_BGP_HOLD_SECONDS": str(HOLD_SECONDS)}
-        lab_processes.start_agents(made.nodes, {**given, **(settings or {})})
+        lab_processes.start_agents(made.nodes, found.settings)
         found.wait_for_sessions()
         for number, node in enumerate(made.nodes, 1):
             add_pod(made, f"p{number}", node)
         found.wait_for_routes()
         wait_until_quiet(found.lab)
         yield found
-    except BaseException:
-        if os.environ.get("RACK_DEBUG"):
-            for n in made.nodes:
-                print(n.name, lab_processes.agent_status(n), (n.directory/"agent.log").read_text()[-3000:], ip(n.namespace, "route"), ip(n.namespace, "address"))
-            for w in (spine, *tors): print(w.ask("show","protocols"), ip(w.namespace, "route"), w.ask("show", "route"), (w.folder / "bird.log").read_text()[-1500:])
-        raise
     finally:
         for switch in (*found.tors, found.spine) if found is not None else ():
             if switch.process is not None:
