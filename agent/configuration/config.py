@@ -39,7 +39,7 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     """Empty: the host name in lower case."""
     address: str = ""
-    """`address/length` on the underlay. Empty: found by `method`; `none`: the node has IPv6 alone."""
+    """`address/length` on the underlay, or on `lo` (docs/racks.md). Empty: found by `method`; `none`: IPv6 alone."""
     method: str = "route"
     """How it is found: `route` (the source of the kernel's route to the datastore; where that is here, the first
     address beside it), `first-found`, `can-reach=HOST`, `interface=REGEX,...`, `skip-interface=REGEX,...`,

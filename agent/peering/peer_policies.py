@@ -62,7 +62,7 @@ class PolicyInputs:
     local_prefixes: tuple[Prefix, ...] = ()
     """Named in the node's own settings."""
     own_addresses: tuple[Prefix, ...] = ()
-    """The node's, where they are on its loopback: told to all but the node mesh, which is reached through them."""
+    """The node's on its loopback: advertised to all but the node mesh, which is reached through them."""
     cluster: BGPConfigurationSpec = field(default_factory=BGPConfigurationSpec)
     node: BGPConfigurationSpec | None = None
     """The node's own settings."""
@@ -84,7 +84,7 @@ def names_interfaces(filters: Mapping[str, BGPFilterSpec]) -> bool:
     return any(rule.interface is not None for rules in lists for rule in rules or ())
 
 
-TOLD_BY_ITS_OWNER = Rule(
+ADVERTISED_BY_ITS_OWNER = Rule(
     Action.REJECT, "learned, and the mesh has it from its owner", learned=True, internal=False
 )
 """Nobody in the mesh passes on what others told (RFC 4271 section 9.2 has it so of one AS); so neither where each node
@@ -100,7 +100,7 @@ def policy(inputs: PolicyInputs, filters: Sequence[str], *, is_mesh: bool = Fals
         import_rules=tuple(filtered(specs, inputs.interfaces, outgoing=False)),
         export_rules=(
             *filtered(specs, inputs.interfaces, outgoing=True),
-            *((TOLD_BY_ITS_OWNER,) if is_mesh else ()),
+            *((ADVERTISED_BY_ITS_OWNER,) if is_mesh else ()),
             *exported(inputs, () if is_mesh else inputs.own_addresses),
         ),
     )
@@ -128,7 +128,7 @@ def block_claims(facts: Facts) -> dict[Family, BlockClaims]:
 
 
 def exported(inputs: PolicyInputs, addresses: Iterable[Prefix] = ()) -> Iterator[Rule]:
-    """The rules of export where no BGPFilter has decided; `addresses` are those of the node that are told.
+    """The rules of export where no BGPFilter has decided; `addresses` are those of the node that are advertised.
 
     Calico's rules against routes over tunnels and of its other dataplane are about what BIRD finds in the kernel; here
     nothing is exported that was not originated or learned.

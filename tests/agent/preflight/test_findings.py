@@ -62,8 +62,6 @@ OPENED = replace(DROPS, opened=True)
 NETWORKD = Process(3, "systemd-networkd", "systemd-networkd.service")
 FILE = ExclusionFile("/etc/systemd/network/10-tortie.network", "# why\n[Match]\nName=cali*\n", present=False)
 STRICT = {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/vxlan.calico/rp_filter": "1"}
-TWO_UPLINKS = link("eth1", "10.0.1.1/31") | link("eth2", "10.0.2.1/31")
-STRICT_UPLINK = {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/eth1/rp_filter": "1"}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
     "an address in a pool": (
@@ -216,23 +214,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         Severity.WARNING,
         "net.ipv4.conf.all.rp_filter = 1",
         "sysctl -w net.ipv4.conf.default.rp_filter=2",
-    ),
-    "strict rp_filter on one of two uplinks of an address on lo": (
-        {"links": TWO_UPLINKS | link("lo", "10.255.0.1/32"), "sysctls": STRICT_UPLINK},
-        {"links": TWO_UPLINKS | link("lo", "127.0.0.1/8"), "sysctls": STRICT_UPLINK},
-        Severity.WARNING,
-        "lo has 10.255.0.1, which packets reach by every uplink; net.ipv4.conf.eth1.rp_filter = 1",
-        "sysctl -w net.ipv4.conf.eth1.rp_filter=2",
-    ),
-    "strict rp_filter on the only uplink of an address on lo": (
-        {
-            "links": TWO_UPLINKS | link("lo", "10.255.0.1/32"),
-            "sysctls": {"net/ipv4/conf/eth2/rp_filter": "1", "net/ipv4/conf/all/rp_filter": "0"},
-        },
-        {"links": link("eth1", "10.0.1.1/31") | link("lo", "10.255.0.1/32"), "sysctls": STRICT_UPLINK},
-        Severity.WARNING,
-        "net.ipv4.conf.eth2.rp_filter = 1",
-        "sysctl -w net.ipv4.conf.eth2.rp_filter=2",
     ),
     "a pod's MTU above the way's": (
         {"pools": (VXLAN,), "underlay": link("eth0")["eth0"], "links": link("cali1", mtu=1500)},

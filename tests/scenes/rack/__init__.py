@@ -1,0 +1,1 @@
+"""Racks, what their events cost, and the same scene around BIRD and around us."""
