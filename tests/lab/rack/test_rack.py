@@ -72,6 +72,23 @@ def test_daemons_and_agents_that_end_and_come_again_and_a_cable_that_comes_back_
     assert not any(losses.milliseconds.values()), losses
 
 
+def test_an_address_that_is_taken_from_lo_takes_its_routes_and_they_come_again_with_or_without_it(
+    standing: Rack,
+) -> None:
+    """The kernel takes every route with that source, and says nothing of it (fib_sync_down_addr)."""
+    node = standing.nodes[0]
+
+    def sources() -> set[bool]:
+        return {f"src {standing.own(node)}" in line for line in standing.routes(node).values()}
+
+    assert sources() == {True}
+    ip_on(node, f"address del {standing.own(node)}/32 dev lo")
+    lab_processes.wait_for("routes without it", lambda: sources() == {False}, CHANGE_SECONDS)
+    ip_on(node, f"address add {standing.own(node)}/32 dev lo")
+    lab_processes.wait_for("routes with it", lambda: sources() == {True}, CHANGE_SECONDS)
+    standing.wait_for_routes()
+
+
 def _started(standing: Rack, *, again: bool = False) -> None:
     standing.tors[0].start(again=again)
     standing.wait_for_sessions()
