@@ -6,22 +6,19 @@
       | \\ \\   / / |
     node1 node2 node3       AS 64601.., lo 10.255.0.N/32, eth1 to tor1, eth2 to tor2
 
-Switches are namespaces that forward, with Debian's BIRD as their daemon. The nodes' peers are the ToRs alone, each by a
+The first ToR and the spine are BIRDs, the second ToR is FRR. The nodes' peers are the ToRs alone, each by a
 BGPPeer with `sourceAddress: None`; the mesh is off unless a test puts it on. A node's host has a default route by both,
 with its links' own addresses: nobody can answer the one on lo before BGP has told it, and that begins with etcd.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 from agent.lab import fabric, lab_processes, lifecycle
@@ -31,155 +28,16 @@ from agent.lab.pods import add_pod
 from agent.netlink.namespaces import entered
 from tests.scenes.lab.lab_nodes import converged, resource
 from tests.scenes.lab.labs import named, wait_until_quiet
+from tests.scenes.rack.switches import HOLD_SECONDS, BirdSwitch, FrrSwitch, Switch, Uplink, ip
 
-NODES, TORS = 3, 2
+NODES = 3
+TORS: tuple[type[Switch], ...] = (BirdSwitch, FrrSwitch)
 SPINE_AS, TOR_AS, NODE_AS = 65000, 65000, 64600
 SPINE = str(gateway(SUBNETS[0]))
 """The spine's address, and etcd's."""
-HOLD_SECONDS = 9
 RACK_SECONDS = 40.0
 DISCARD_PORT = 9
-BFD_MILLISECONDS, BFD_MULTIPLIER = 100, 3
 SETTINGS = {"TORTIE_NODE_METHOD": "cidr=10.255.0.0/24", "TORTIE_BGP_HOLD_SECONDS": str(HOLD_SECONDS)}
-
-SWITCH = """
-router id {router_id};
-log "{log}" all;
-{restart}
-protocol device {{ scan time 1; }}
-protocol direct {{ ipv4; }}
-protocol kernel {{
-  {persist} merge paths on limit 8; scan time 2;
-  ipv4 {{ import none; export where source = RTS_BGP; }};
-}}
-protocol bfd {{ interface "*" {{ min rx interval {bfd} ms; min tx interval {bfd} ms; multiplier {multiplier}; }}; }}
-template bgp neighbour {{
-  local as {asn}; direct;
-  hold time {hold}; connect delay time 1; connect retry time 1; error wait time 1, 2;
-  graceful restart {graceful};
-  ipv4 {{ import all; next hop self; export none; }};
-}}
-{neighbours}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Uplink:
-    """A cable of a switch: the interface and address at each end."""
-
-    name: str
-    """The switch's interface."""
-    address: IPv4Address
-    """The switch's, of a /31."""
-    far: IPv4Address
-    asn: int
-    """The other end's."""
-    export: str
-    """What BIRD tells there."""
-
-
-@dataclass(slots=True)
-class Switch:
-    """A ToR or the spine."""
-
-    name: str
-    namespace: str
-    asn: int
-    router_id: str
-    folder: Path
-    uplinks: list[Uplink] = field(default_factory=list)
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *, graceful: bool = True, bfd: bool = False, again: bool = False) -> None:
-        """Start its daemon; `graceful`: what it forwards, and its peers' paths, outlive the daemon (RFC 4724).
-
-        `again`: as one whose forwarding went on while it was away.
-        """
-        self.folder.mkdir(exist_ok=True)
-        neighbours = "\n".join(
-            f"protocol bgp from_{one.name} from neighbour {{"
-            f' neighbor {one.far} as {one.asn}; interface "{one.name}"; source address {one.address};'
-            f" {'bfd on;' if bfd else ''} ipv4 {{ export where {one.export}; }}; }}"
-            for one in self.uplinks
-        )
-        config, control = self.folder / "bird.conf", self.folder / "bird.ctl"
-        config.write_text(
-            SWITCH.format(
-                router_id=self.router_id,
-                log=self.folder / "bird.log",
-                restart="graceful restart wait 10;" if graceful else "",
-                persist="persist; graceful restart on;" if graceful else "",
-                graceful="on" if graceful else "off",
-                asn=self.asn,
-                hold=HOLD_SECONDS,
-                bfd=BFD_MILLISECONDS,
-                multiplier=BFD_MULTIPLIER,
-                neighbours=neighbours,
-            )
-        )
-        control.unlink(missing_ok=True)
-        words = ["bird", "-f", "-c", str(config), "-s", str(control), *(["-R"] if again else [])]
-        with (self.folder / "bird.err").open("wb") as errors:
-            self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *lab_processes.inside(self.namespace, words)],
-                stdout=errors,
-                stderr=errors,
-            )
-        lab_processes.wait_for(f"BIRD of {self.name}", control.exists, RACK_SECONDS, self._said)
-
-    def _said(self) -> str:
-        return f"; it said: {(self.folder / 'bird.err').read_text()}"
-
-    def kill(self) -> None:
-        """kill -9 of the daemon: the switch goes on forwarding by what its kernel has."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-        self.process = None
-
-    def stop(self) -> None:
-        """The daemon's orderly end: it tells its neighbours, and takes its routes with it."""
-        assert self.process is not None
-        self.process.terminate()
-        self.process.wait(RACK_SECONDS)
-        self.process = None
-
-    def freeze(self) -> None:
-        """Nothing of it moves any more, neither daemon nor packets; its cables seem well."""
-        assert self.process is not None
-        os.kill(self.process.pid, signal.SIGSTOP)
-        self.forward(False)
-
-    def thaw(self) -> None:
-        """The end of that."""
-        assert self.process is not None
-        self.forward(True)
-        os.kill(self.process.pid, signal.SIGCONT)
-
-    def forward(self, wanted: bool) -> None:
-        """Whether it forwards packets."""
-        with entered(fabric.NAMESPACES / self.namespace):
-            Path("/proc/sys/net/ipv4/ip_forward").write_text(str(int(wanted)))
-
-    def set_cables(self, state: str, *names: str) -> None:
-        """Set its ends of some cables, or of all, `up` or `down`: the other ends lose their carrier."""
-        for name in names or [one.name for one in self.uplinks]:
-            ip(self.namespace, f"link set {name} {state}")
-
-    def ask(self, *words: str) -> str:
-        """What birdc says."""
-        control = str(self.folder / "bird.ctl")
-        return subprocess.run(
-            ["birdc", "-s", control, *words], check=True, capture_output=True, text=True
-        ).stdout
-
-
-def ip(namespace: str, command: str) -> str:
-    """Run `ip COMMAND` in a namespace; it must succeed."""
-    words = lab_processes.inside(namespace, ["ip", *command.split()])
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{namespace}: ip {command}: {done.stderr.strip()}"
-    return done.stdout
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,35 +139,29 @@ def _cable(first: str, one: str, second: str, other: str, base: str) -> tuple[IP
 
 def _build(made: LabPlan) -> tuple[tuple[Switch, ...], Switch]:
     fabric.make_namespace(made.fabric)
-    spine = Switch("spine", made.fabric, SPINE_AS, "10.254.0.100", made.directory / "spine")
-    etcd = f"{SPINE}/32"
-    ip(made.fabric, f"address add {etcd} dev lo")
-    spine.forward(True)
-    tors = []
-    for node in made.nodes:
+    spine = BirdSwitch("spine", made.fabric, SPINE_AS, "10.254.0.100", SPINE, made.directory / "spine")
+    ip(made.fabric, f"address add {SPINE}/32 dev lo")
+    spine.forward(wanted=True)
+    tors = list[Switch]()
+    for index, node in enumerate(made.nodes, 1):
         fabric.make_namespace(node.namespace)
-        number = made.nodes.index(node) + 1
-        ip(node.namespace, f"address add {own_address(number)}/32 dev lo")
-    for number in range(1, TORS + 1):
-        namespace = f"{made.prefix}tor{number}"
+        ip(node.namespace, f"address add {own_address(index)}/32 dev lo")
+    for number, kind in enumerate(TORS, 1):
+        name, namespace = f"tor{number}", f"{made.prefix}tor{number}"
         fabric.make_namespace(namespace)
-        tor = Switch(
-            f"tor{number}", namespace, TOR_AS + number, f"10.254.0.{number}", made.directory / f"tor{number}"
-        )
-        tor.forward(True)
-        low, high = _cable(made.fabric, f"tor{number}", namespace, "spine", f"10.100.{number}.0")
-        spine.uplinks.append(
-            Uplink(f"tor{number}", low, high, tor.asn, "net.len = 32 || (source = RTS_BGP && net.len < 31)")
-        )
-        tor.uplinks.append(Uplink("spine", high, low, SPINE_AS, "source ~ [ RTS_BGP, RTS_DEVICE ]"))
+        tor = kind(name, namespace, TOR_AS + number, f"10.254.0.{number}", SPINE, made.directory / name)
+        tor.forward(wanted=True)
+        low, high = _cable(made.fabric, name, namespace, "spine", f"10.100.{number}.0")
+        spine.uplinks.append(Uplink(name, low, high, tor.asn, is_node=False))
+        tor.uplinks.append(Uplink("spine", high, low, SPINE_AS, is_node=False))
         for index, node in enumerate(made.nodes, 1):
             low, high = _cable(namespace, node.name, node.namespace, f"eth{number}", f"10.{index}.{number}.0")
-            tor.uplinks.append(
-                Uplink(node.name, low, high, NODE_AS + index, f"source = RTS_BGP && net != {etcd}")
-            )
+            tor.uplinks.append(Uplink(node.name, low, high, NODE_AS + index, is_node=True))
         tors.append(tor)
     for index, node in enumerate(made.nodes, 1):
-        hops = " ".join(f"nexthop via 10.{index}.{number}.0 dev eth{number}" for number in range(1, TORS + 1))
+        hops = " ".join(
+            f"nexthop via 10.{index}.{number}.0 dev eth{number}" for number in range(1, len(TORS) + 1)
+        )
         ip(node.namespace, f"route add default {hops}")
     return tuple(tors), spine
 
@@ -328,7 +180,7 @@ def _resources(made: LabPlan, *, mesh: bool, more: Mapping[str, Any]) -> list[di
                 sourceAddress="None",
                 **more,
             )
-            for number in range(1, TORS + 1)
+            for number in range(1, len(TORS) + 1)
         ]
     return found
 
@@ -370,7 +222,5 @@ def rack(
         yield found
     finally:
         for switch in (*found.tors, found.spine) if found is not None else ():
-            if switch.process is not None:
-                switch.process.kill()
-                switch.process.wait()
+            switch.end()
         lifecycle.down(name)
