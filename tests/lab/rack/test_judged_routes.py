@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.scenes.rack.judge import Announced, Cable, JudgedLab, Peer, Scene, Step, judging
+from tests.scenes.rack.judge import JudgedLab, judging
+from tests.scenes.rack.judged_scenes import Announced, Cable, Peer, Scene, Step
 
 pytestmark = pytest.mark.lab
 
