@@ -33,8 +33,8 @@ from tests.scenes.lab.raw_store import RawStore, raw_store
 from tests.scenes.rack.judged_scenes import Peer, Scene, Step
 from tests.scenes.rack.judges import JUDGES, Judge, Options, Place, far_config
 
-AGREE_SECONDS, QUIET_SECONDS, LOOK_SECONDS = 20.0, 0.3, 0.05
-"""To agree with the judge; for how long the judge's routes must stand to be its judgement."""
+AGREE_SECONDS, QUIET_SECONDS = 30.0, 0.5
+"""To agree with a judge; for how long both must have the same."""
 PEERS_KEY = "/calico/resources/v3/projectcalico.org/bgppeers/"
 
 
@@ -104,6 +104,13 @@ class JudgedLab:
             self._store.write({PEERS_KEY + one.name: _bgp_peer(one) for one in scene.peers})
             for judge in judges:
                 running += judge.start(scene)
+            for judge in judges:
+                lab_processes.wait_for(
+                    f"the sessions of {judge.name}",
+                    lambda: judge.established() == len(scene.peers),  # noqa: B023
+                    AGREE_SECONDS,
+                    judge.said,
+                )
             for number, step in enumerate(scene.steps):
                 for place in places:
                     place.ip(place.node, *step.node)
@@ -147,49 +154,40 @@ class JudgedLab:
             subprocess.run(lab_processes.inside(place.node, words), check=False, capture_output=True)
         if place is not self.ours:  # these daemons leave their routes when they are killed
             for judge in JUDGES:
-                place.ip(place.node, *(f"{one} route flush proto {judge.protocol}" for one in ("-4", "-6")))
+                for version in ("-4", "-6"):
+                    flush = ["ip", version, "route", "flush", "proto", judge.protocol]
+                    words = lab_processes.inside(place.node, flush)
+                    subprocess.run(words, check=False, capture_output=True)
         place.ip(place.node, *self._defaults)
         place.ip(place.far, "address flush dev lo scope global")
         lab_processes.wait_for(
-            "an end of the scene's routes", lambda: not routes_of(place.node, "bird"), AGREE_SECONDS
+            "an end of the scene's routes",
+            lambda: not any(routes_of(place.node, judge.protocol) for judge in JUDGES),
+            AGREE_SECONDS,
         )
 
     def _agree(self, judge: Judge, number: int, step: Step) -> None:
-        judged = _judged(judge, number, step)
+        """Until both have the same, and it stands."""
+        judged: Routes = {}
         ours: Routes = {}
+        since = time.monotonic()
 
-        def same() -> bool:
-            nonlocal ours
+        def stand() -> bool:
+            nonlocal judged, ours, since
+            before = judged, ours
+            judged = routes_of(judge.place.node, judge.protocol)
             ours = routes_of(self.ours.node, "bird")
-            return ours == judged
+            if (judged, ours) != before or judged != ours or len(judged) != step.has:
+                since = time.monotonic()
+            return time.monotonic() - since >= QUIET_SECONDS
 
         try:
-            lab_processes.wait_for("the same", same, AGREE_SECONDS)
+            lab_processes.wait_for("the same", stand, AGREE_SECONDS)
         except LabError:
             raise AssertionError(
-                f"step {number}:\n{judge.name} has\n{_text(judged)}\nwe have\n{_text(ours)}"
+                f"step {number}: {judge.name} should have {step.has} routes and has\n{_text(judged)}\n"
+                f"we have\n{_text(ours)}\n{judge.said()}"
             ) from None
-
-
-def _judged(judge: Judge, number: int, step: Step) -> Routes:
-    """The judge's routes, once it has as many as it must and they stand."""
-    found: Routes = {}
-    since = time.monotonic()
-
-    def stands() -> bool:
-        nonlocal found, since
-        now = routes_of(judge.place.node, judge.protocol)
-        if now != found or len(now) != step.has:
-            found, since = now, time.monotonic()
-        return time.monotonic() - since >= QUIET_SECONDS
-
-    try:
-        lab_processes.wait_for("a judgement", stands, AGREE_SECONDS)
-    except LabError:
-        raise AssertionError(
-            f"step {number}: {judge.name} should have {step.has} routes and has\n{_text(found)}\n{judge.said()}"
-        ) from None
-    return found
 
 
 def _place(lab: Lab, name: str, node: str) -> Place:

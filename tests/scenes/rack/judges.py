@@ -142,6 +142,10 @@ class Judge(ABC):
         """Start it."""
 
     @abstractmethod
+    def established(self) -> int:
+        """How many sessions are up."""
+
+    @abstractmethod
     def said(self) -> str:
         """Its sessions and its table, for a failure."""
 
@@ -168,6 +172,9 @@ class BirdJudge(Judge):
         ]
         config = JUDGE.format(folder=self.place.folder, more=merging, peers="".join(peers))
         return [self.place.bird(self.place.node, "judge", config)]
+
+    def established(self) -> int:
+        return self.place.birdc("judge", "show", "protocols").count("Established")
 
     def said(self) -> str:
         return self.place.birdc("judge", "show", "protocols") + self.place.birdc(
@@ -220,9 +227,20 @@ class FrrJudge(Judge):
         ]
         return self.place.start(self.place.node, daemon, words, ready)
 
+    def established(self) -> int:
+        return self._ask("show bgp neighbors").count("BGP state = Established")
+
     def said(self) -> str:
-        shown = ("show bgp all summary", "show bgp ipv4 unicast", "show bgp ipv6 unicast", "show bgp nexthop")
-        words = [word for line in shown for word in ("-c", line)]
+        return self._ask(
+            "show bgp ipv4 summary",
+            "show bgp ipv6 summary",
+            "show bgp ipv4 unicast",
+            "show bgp ipv6 unicast",
+            "show bgp nexthop",
+        )
+
+    def _ask(self, *lines: str) -> str:
+        words = [word for line in lines for word in ("-c", line)]
         command = ["vtysh", "--vty_socket", str(self.place.folder), *words]
         done = subprocess.run(
             lab_processes.inside(self.place.node, command), capture_output=True, text=True, check=False
