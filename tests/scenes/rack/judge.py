@@ -154,10 +154,8 @@ class JudgedLab:
             subprocess.run(lab_processes.inside(place.node, words), check=False, capture_output=True)
         if place is not self.ours:  # these daemons leave their routes when they are killed
             for judge in JUDGES:
-                for version in ("-4", "-6"):
-                    flush = ["ip", version, "route", "flush", "proto", judge.protocol]
-                    words = lab_processes.inside(place.node, flush)
-                    subprocess.run(words, check=False, capture_output=True)
+                for where in routes_of(place.node, judge.protocol):
+                    place.ip(place.node, f"route del {where} proto {judge.protocol}")
         place.ip(place.node, *self._defaults)
         place.ip(place.far, "address flush dev lo scope global")
         lab_processes.wait_for(
