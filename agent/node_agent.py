@@ -52,6 +52,7 @@ from agent.node.machine import machine_id, machine_life
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
 from agent.parts import Parts
+from agent.peering.bfd_client import BfdClient
 from agent.peering.bgp_controller import BgpController
 from agent.peering.disabled_peers import DisabledPeers
 from agent.peering.drain import DrainFile
@@ -92,16 +93,14 @@ class Agent:
         self._clock = SystemClock()
         self._etcd = EtcdStore(etcd_config(config.etcd))
         self._store = LockableStore(self._etcd, lambda: self._state.lock)
-        state_directory = Path(config.paths.state)
         self._boot_id, self._pods = BOOT_ID.read_text().strip(), NetlinkPodNetwork()
         name = NodeName(config.node_name)
         self._living = LivingPods(Path(config.paths.run), self._boot_id, self._pods.exists, name)
         self._living.load()
         self._state = StateCache(name, self._living)
         self._log_stream = log_stream
-        self._state_directory = state_directory
-        settings = fact_settings(config)
-        underlay = self._make_dataplane(config, settings)
+        self._state_directory = Path(config.paths.state)
+        underlay = self._make_dataplane(config, fact_settings(config))
         self._make_node(config, underlay)
         self._make_services(config)
 
@@ -121,14 +120,11 @@ class Agent:
         trigger = self._reconciler.trigger
         self._syncer = self._new_syncer(contents=settings.from_datastore)
         self._allocator = self._new_allocator()
-        self._bgp = BgpController(
-            config.bgp,
-            PasswordFiles(Path(config.paths.secrets)),
-            DrainFile(self._state_directory),
-            DisabledPeers(self._state_directory),
-            self._clock,
-            trigger,
-        )
+        passwords, drain = PasswordFiles(Path(config.paths.secrets)), DrainFile(self._state_directory)
+        disabled = DisabledPeers(self._state_directory)
+        self._bgp = BgpController(config.bgp, passwords, drain, disabled, self._clock, trigger, config.bfd)
+        self._bfd = BfdClient(config.bfd_socket, self._clock, self._bgp)
+        self._bgp.bfd_status = self._bfd.status
         self._tracking = NexthopTracking(self._kernel, lambda: self._bgp.speaker, self._clock)
         underlay = UnderlayRoutes(self._kernel, trigger)
         self._datastore = DatastoreAddresses(config.etcd.endpoints, trigger)
@@ -267,6 +263,7 @@ class Agent:
                 self._state.unreadable.troubles,
                 self._reconciler.troubles,
                 self._bgp.session_troubles,
+                self._bfd.troubles,
                 log_stream.troubles,
                 lambda: self._cni.release_replay.troubles(),
                 self._desired.troubles,
@@ -278,6 +275,7 @@ class Agent:
                 *self._watches.sources,
             ),
             listed=lambda: self._watch.listed,
+            bfd=self._bfd,
         )
 
     def _cni_dependencies(self) -> Dependencies:
@@ -332,6 +330,7 @@ class Agent:
             "kernel": self._reconciler.run,
             "node": self._node.run,
             "next hops": self._tracking.run,
+            "bfd": self._bfd.run,
             "nodes without BGP": self._silent.run,
             "cni": self._cni.run,
             "leaks": self._collector.run,
@@ -413,6 +412,7 @@ class Agent:
                 facts = self._desired.facts()
                 self._bgp.reconcile(self._state, facts, self._reconciler.installed)
                 self._tracking.update(facts.links)
+                self._bfd.want(self._bgp.bfd_sessions(facts.links), self._bgp.peer_names)
 
     def _add_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         self._syncer.follow_endpoints(endpoint.metadata.namespace or "default")

@@ -38,6 +38,7 @@ from agent.netlink.objects import Address, AddressFlag
 from agent.node.limits_watch import LimitsWatch
 from agent.node.node_resource import NodeResource
 from agent.parts import Parts
+from agent.peering.bfd_client import BfdClient
 from agent.peering.bgp_controller import BgpController
 from agent.service.readiness import PATIENCE_SECONDS, Readiness, why_not_ready
 from agent.service.settings_reload import SettingsReload
@@ -45,6 +46,7 @@ from agent.trouble import UNREADY, Source, Trouble, TroubleKind, in_a_sentence
 from agent.trouble_watch import ListedTrouble
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
+from ipam.address_text import text_of
 from ipam.etcd.channels import Channels
 
 
@@ -165,6 +167,7 @@ class AgentStatus:
     """Parts of the agent that can have troubles, beside those named above."""
     listed: Callable[[], tuple[ListedTrouble, ...]] = tuple
     """The list that is made of `troubles`, and shown."""
+    bfd: BfdClient | None = None
 
     def not_ready(self) -> str | None:
         """None, or why no pod can be attached now."""
@@ -327,5 +330,7 @@ class AgentStatus:
             part_failures=dict(self.parts.failures),
             log_lines_lost=self.log_stream.lost,
             filter_drops=self.filter.dropped,
+            bfd={text_of(peer): one for peer, one in self.bfd.sessions().items()} if self.bfd else {},
+            bfd_packets=self.bfd.counters if self.bfd else {},
             not_enforced=self.limits.samples,
         )

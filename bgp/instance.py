@@ -39,7 +39,7 @@ from bgp.peer_export import advertise, export_target
 from bgp.peer_index import PeerIndex
 from bgp.policy.block_claims import NO_CLAIMS, BlockClaims, Touched
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
-from bgp.renewal import restart_session
+from bgp.renewal import bfd_changed, restart_session
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
 from bgp.rib.graceful_restart import RestartDeferral
@@ -218,11 +218,15 @@ class Instance:
 
     def _bound_memory(self, now: float) -> None:
         """Where all peers together need too much, the one that needs most goes; who has little does not pay for it."""
-        most = self.config.maximum_octets
-        if most and self._index.held_octets > most:
+        if (most := self.config.maximum_octets) and self._index.held_octets > most:
             peer = max(self.peers.values(), key=lambda one: held_octets(one.adj_ribs_in))
             why = f"the paths of all peers need more than {most >> 20} MiB of memory, and its most of it"
             self._work(peer, partial(peer.exceed, Excess(why, Cease.OUT_OF_RESOURCES), now), now)
+
+    def bfd_changed(self, address: Address, now: float, *, up: bool, independent: bool) -> None:
+        """BFD has found a peer (`up`) or lost it: see `renewal.bfd_changed`."""
+        if (peer := self.peers.get(address)) is not None:
+            self._work(peer, partial(bfd_changed, peer, now, up=up, independent=independent), now)
 
     def probed(self, connection: Connection, now: float) -> None:
         """The other end's kernel has acknowledged what was sent on a connection before its Probe."""
@@ -252,8 +256,7 @@ class Instance:
 
     def blocked(self, connection: Connection, now: float, *, is_full: bool) -> None:
         """The other end takes no more octets (`is_full`), or takes them again."""
-        peer = self._peer(connection)
-        if peer is not None and peer.session is not None and peer.connection == connection:
+        if (peer := self._peer(connection)) and peer.session and peer.connection == connection:
             peer.session.blocked(now, is_full=is_full)
             self._reindex(peer)
 
@@ -303,8 +306,7 @@ class Instance:
 
     def next_update(self, connection: Connection) -> bytes:
         """The next UPDATE for a connection that can take one; empty: there is none."""
-        peer = self._peer(connection)
-        if peer is None or peer.connection != connection:
+        if (peer := self._peer(connection)) is None or peer.connection != connection:
             return b""
         try:
             return peer.next_update()

@@ -31,14 +31,7 @@ from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.graceful_restart import RestartDeferral, Retention, preserved, retention, wait_until
 from bgp.rib.limits import Excess, excess, near_limit
 from bgp.rib.ribs_in import RibsIn
-from bgp.session.collision import (
-    PATIENCE_SECONDS,
-    PROBE_SECONDS,
-    Collision,
-    Collisions,
-    confirmed,
-    gives_way,
-)
+from bgp.session.collision import PATIENCE_SECONDS, PROBE_SECONDS, Collision, Collisions, confirmed, gives_way
 from bgp.session.connect_retry import (
     CONNECT_SECONDS,
     HOLD_DOWN_AFTER_FAILURE_SECONDS,

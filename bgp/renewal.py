@@ -1,8 +1,8 @@
-"""What makes a peer's paths new: a refresh of both tables in the session that there is, and a new session.
+"""What makes a peer's paths new: a refresh of both tables in the session that there is, a new session, BFD's word.
 
 Promises: pure. Whoever asks for what cannot be done gets one sentence (ValueError), and nothing has changed.
 Does not know: other peers, who asks.
-RFC 2918, RFC 7313 section 4, RFC 8538.
+RFC 2918, RFC 5882 section 4.3, RFC 7313 section 4, RFC 8538, RFC 9384.
 """
 
 from __future__ import annotations
@@ -66,3 +66,20 @@ def end_softly(peer: Peer, subcode: Cease, why: str, now: float) -> list[Output]
 
     peer.collisions.current = None
     return [*peer.end_all(end, now), *peer.connect_retry.cancel()]
+
+
+def bfd_changed(peer: Peer, now: float, *, up: bool, independent: bool) -> list[Output]:
+    """The way to the peer works, as BFD sees it (`up`): call at once. Or it has failed: its session ends, and its paths
+    go at once (RFC 9384).
+
+    Not if the peer restarts gracefully and its BFD restarts with it (`independent` is false: it said C = 0): then the
+    failure says no more than that (RFC 5882 section 4.3.2). With C = 1 it was the forwarding, and what was kept for the
+    restart goes as well (section 4.3.1).
+    """
+    if up:
+        peer.connect_retry.hurry(now)
+    if up or (not independent and any(rib.stale for rib in peer.adj_ribs_in.values())):
+        return []
+    peer.last_error = why = "BFD: the way to the peer has failed"
+    ended = peer.end_all(lambda session: session.cease(Cease.BFD_DOWN, why), now)
+    return ended + peer.adj_ribs_in.withdraw_all()

@@ -25,6 +25,7 @@ TRIGGERS = "interest-noawait /usr/bin/python3\n"
 PLACES = {
     "tortie-agent.service": "usr/lib/systemd/system",
     "tortie-drain.service": "usr/lib/systemd/system",
+    "tortie-bfd.service": "usr/lib/systemd/system",
     "network/10-tortie.link": "usr/lib/systemd/network",
     "network/10-tortie.network": "usr/lib/systemd/network",
     "networkd.conf.d/tortie.conf": "usr/lib/systemd/networkd.conf.d",

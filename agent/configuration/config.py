@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.configuration.autodetection_method import parse_method
+from bgp.bfd.door import LONGEST_MS, SHORTEST_MS
 from ipam.selector import SelectorError
 from ipam.selector import parse as parse_selector
 
@@ -108,6 +109,23 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     of nodes), though it is on a link of this host or holds etcd's address; 0.0.0.0/0: beside the host's own default."""
 
 
+class BfdSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """BFD, by the process tortie-bfd: whether the way to a peer works, within tenths of a second (RFC 5880). It is on
+    for
+    each BGPPeer with `failureDetectionMode: BFDIfDirectlyConnected`, and for what is named here."""
+
+    mesh: bool = False
+    """With each node of the node-to-node mesh, directly connected or not. On both nodes, or it does not come up."""
+    peers: list[str] = []
+    """With these BGPPeers, too, by name: as `failureDetectionMode` would, for datastores whose tools do not know it."""
+    min_tx: int = 100
+    """Milliseconds between our packets, 10 to 60000; more if the peer asks for more."""
+    min_rx: int = 100
+    """Milliseconds between the peer's packets, 10 to 60000; more if the peer wants to send less often."""
+    multiplier: int = 3
+    """So many packets may be missing (1 to 255); then the peer, which is told this, takes the way for broken."""
+
+
 class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Where routes come from, and the rtm_protocol numbers of those that this agent owns."""
 
@@ -184,6 +202,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     node: NodeSettings = NodeSettings()
     etcd: EtcdSettings = EtcdSettings()
     bgp: BgpSettings = BgpSettings()
+    bfd: BfdSettings = BfdSettings()
     routes: RouteSettings = RouteSettings()
     kernel: KernelSettings = KernelSettings()
     workloads: WorkloadSettings = WorkloadSettings()
@@ -207,6 +226,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.paths.run) / "metrics.sock"
 
     @property
+    def bfd_socket(self) -> Path:
+        """The socket of the BFD process."""
+        return Path(self.paths.run) / "bfd.sock"
+
+    @property
     def control_socket(self) -> Path:
         """The socket of the command line."""
         return Path(self.paths.run) / "agent.sock"
@@ -217,7 +241,7 @@ def check(config: Config) -> None:
     _check_node(config.node)
     local_prefixes(config.bgp)
     accepted_prefixes(config.bgp)
-    for sentence in (*_cluster_errors(config), *_host_errors(config)):
+    for sentence in (*_cluster_errors(config), *_bfd_errors(config.bfd), *_host_errors(config)):
         raise ConfigError(sentence)
 
 
@@ -248,6 +272,14 @@ def _bgp_errors(bgp: BgpSettings) -> Iterator[str]:
     ):
         if not 0 <= getattr(bgp, key) <= most:
             yield f"bgp.{key}: must be 0 to {most} ({bits} for it)"
+
+
+def _bfd_errors(settings: BfdSettings) -> Iterator[str]:
+    for key in ("min_tx", "min_rx"):
+        if not SHORTEST_MS <= getattr(settings, key) <= LONGEST_MS:
+            yield f"bfd.{key}: must be {SHORTEST_MS} to {LONGEST_MS} milliseconds"
+    if not 1 <= settings.multiplier <= 255:
+        yield "bfd.multiplier: must be 1 to 255 (RFC 5880 has eight bits for it)"
 
 
 def _host_errors(config: Config) -> Iterator[str]:

@@ -16,8 +16,10 @@ import sys
 from agent import daemon
 from agent.lab.lab_processes import Start
 from agent.netlink.namespaces import enter
+from bgp.bfd import __main__ as bfd
 
-MODULE = "agent.daemon"
+PROGRAMS = {"agent.daemon": daemon.main, "bgp.bfd": bfd.main}
+"""By module: what a start may be."""
 
 
 def _become(start: Start) -> None:
@@ -29,9 +31,9 @@ def _become(start: Start) -> None:
         os.dup2(descriptor, stream)
     enter(start.namespace)  # what goes wrong from here on is in the log
     os.environ.update(start.environment)
-    sys.argv = [daemon.__file__]
-    sys.orig_argv = [sys.executable, "-m", MODULE]
-    daemon.main()
+    sys.argv = [start.module, *start.arguments]
+    sys.orig_argv = [sys.executable, "-m", start.module, *start.arguments]
+    PROGRAMS[start.module]()
 
 
 def main() -> None:

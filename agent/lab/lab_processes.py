@@ -35,6 +35,8 @@ END_SECONDS = 10.0
 ANSWER_SECONDS = 2.0
 MOST_HEALTH_BYTES = 4096
 CALL_SECONDS = 30.0
+BFD_WANTED = frozenset({"TORTIE_BFD_MESH", "TORTIE_BFD_PEERS"})
+"""Settings of an agent beside which a BFD process is started, unless one runs there."""
 NO_NFTABLES = ("cannot hold the nftables table", "this kernel has no nftables")
 """In troubles of a kernel without nftables, such as a guest's: it has all but the workload filter and natOutgoing."""
 
@@ -111,6 +113,8 @@ class Start:
     """The file that its output is added to."""
     environment: dict[str, str]
     """What it has beside ours."""
+    module: str = "agent.daemon"
+    arguments: tuple[str, ...] = ()
 
 
 def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = None) -> None:
@@ -120,6 +124,8 @@ def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = 
     """
     starts = []
     for node in nodes:
+        if (settings or {}).keys() & BFD_WANTED:
+            starts.append(_bfd(node))
         for directory in (node.run, node.directory / "state"):
             directory.mkdir(parents=True, exist_ok=True)
         environment = {**node.environment, **(settings or {})}
@@ -135,6 +141,12 @@ def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = 
     )
     if done.returncode != 0:
         raise LabError(f"the agents could not be started: {done.stderr.strip()}")
+
+
+def _bfd(node: LabNode) -> Start:
+    """The node's BFD process; one that runs already stays, and the second ends by itself."""
+    arguments = ("--socket", str(node.run / "bfd.sock"))
+    return Start(str(NAMESPACES / node.namespace), str(node.directory / "bfd.log"), {}, "bgp.bfd", arguments)
 
 
 def agent_status(node: LabNode) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from enum import Enum
 from agent.dataplane.report import Report
 from agent.metrics.pool_gauges import PoolReadings
 from agent.trouble import TroubleKind
+from bgp.bfd.door import SessionReport
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
 from ipam.address_text import text_of
@@ -75,6 +76,10 @@ class Readings:
     """Lines of the log that nobody took."""
     filter_drops: Mapping[str, int] = field(default_factory=dict)
     """Reason -> packets that the workload filter dropped."""
+    bfd: Mapping[str, SessionReport] = field(default_factory=dict)
+    """Peer -> the BFD session beside its BGP session."""
+    bfd_packets: Mapping[str, int] = field(default_factory=dict)
+    """What became of packets in the BFD process -> how many."""
     not_enforced: Mapping[str, int] = field(default_factory=dict)
     """What is not done by design -> how many resources ask for it."""
 
@@ -199,6 +204,26 @@ _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]
             for direction, counts in (("sent", peer.messages_sent), ("received", peer.messages_received))
             for kind, count in counts
         },
+    ),
+    "bfd_session_up": (
+        "Whether the BFD session with the peer is up.",
+        ("peer",),
+        lambda r: {(peer,): one.state == "Up" for peer, one in r.bfd.items()},
+    ),
+    "bfd_session_failures_total": (
+        "How often the BFD session with the peer failed, since the BFD process made it.",
+        ("peer",),
+        lambda r: {(peer,): one.failures for peer, one in r.bfd.items()},
+    ),
+    "bfd_detection_seconds": (
+        "The peer's silence after which its BFD session fails, as agreed; 0 before.",
+        ("peer",),
+        lambda r: {(peer,): one.detection_ms / 1000 for peer, one in r.bfd.items()},
+    ),
+    "bfd_packets_total": (
+        "BFD packets by what became of them: sent, received, or dropped by the check that they failed.",
+        ("what",),
+        lambda r: {(what,): count for what, count in r.bfd_packets.items()},
     ),
     "filter_dropped_packets_total": (
         "Packets that the workload filter dropped, by reason.",

@@ -17,11 +17,12 @@ from datetime import timedelta
 import structlog
 
 from agent.clock import Clock
-from agent.configuration.config import BgpSettings, local_prefixes
+from agent.configuration.config import BfdSettings, BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import StateCache
 from agent.memo import Memo
-from agent.netlink.objects import Address, Route, RouteKey
+from agent.netlink.objects import Address, Link, Route, RouteKey
+from agent.peering.bfd_sessions import NO_SESSIONS, BfdSessions, bfd_sessions
 from agent.peering.disabled_peers import FILE_NAME, DisabledPeers
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peering.looking_glass_api import LookingGlass
@@ -131,8 +132,12 @@ class BgpController:
         disabled: DisabledPeers,
         clock: Clock,
         changed: Callable[[], None],
+        bfd: BfdSettings | None = None,
     ) -> None:
         self._settings = settings
+        self._bfd_settings = bfd or BfdSettings()
+        self.bfd_status: Callable[[Address], Mapping[str, object] | None] = lambda _: None
+        """The BFD session beside a peer's, for people; set by who knows."""
         self._local_prefixes = local_prefixes(settings)
         self._passwords = passwords
         self._drain_file = drain_file
@@ -239,6 +244,8 @@ class BgpController:
             mesh_maximum_prefixes=self._settings.mesh_maximum_prefixes,
             maximum_prefixes=self._settings.maximum_prefixes,
             maximum_octets=self._settings.maximum_mebibytes << 20,
+            bfd_mesh=self._bfd_settings.mesh,
+            bfd_peers=frozenset(self._bfd_settings.peers),
         )
         required = required_passwords(inputs)
         if not required:
@@ -460,4 +467,22 @@ class BgpController:
     @property
     def looking_glass(self) -> LookingGlass:
         """The present speaker and peers, to be queried at once."""
-        return LookingGlass(self.speaker, self._desired.peers)
+        return LookingGlass(self.speaker, self._desired.peers, self.bfd_status)
+
+    # -- BFD ----------------------------------------------------------------------------------------------------------
+
+    def bfd_sessions(self, links: Mapping[str, Link]) -> BfdSessions:
+        """The BFD sessions that are wanted; none on a drained node."""
+        if self.speaker is None:
+            return NO_SESSIONS
+        return bfd_sessions(self._desired.peers, links, self._bfd_settings)
+
+    @property
+    def peer_names(self) -> Mapping[Address, str]:
+        """Peer -> the node or BGPPeer that it is."""
+        return {address: one.config.description for address, one in self._desired.peers.items()}
+
+    def bfd_changed(self, address: Address, *, up: bool, independent: bool) -> None:
+        """What BFD found of a peer: the way to it works (`up`), or has failed."""
+        if self.speaker is not None:
+            self.speaker.bfd_changed(address, up=up, independent=independent)

@@ -6,7 +6,7 @@ Does not know: sockets, how an answer is printed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -43,6 +43,8 @@ class LookingGlass:
     speaker: Speaker | None
     """None: this node does not speak BGP now."""
     desired: Mapping[Address, DesiredPeer]
+    bfd: Callable[[Address], Mapping[str, object] | None] = lambda _: None
+    """The BFD session beside a peer's; None: none is wanted."""
 
     def peers(self) -> list[dict[str, Any]]:
         """Every peer: the fields of its PeerStatus and what is configured; of a password only that there is one."""
@@ -62,6 +64,7 @@ class LookingGlass:
             "counts": counts(speaker.instance.peers[status.address]),
             "port": peer.config.port,
             "options": _options(peer),
+            "bfd": self.bfd(status.address),
         }
 
     def peer(self, word: str) -> dict[str, Any]:

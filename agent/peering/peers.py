@@ -65,6 +65,10 @@ class PeeringInputs:
     """Of a peer that is none of the mesh."""
     maximum_octets: int = MAXIMUM_TOTAL_OCTETS
     """Of all peers together."""
+    bfd_mesh: bool = False
+    """Whether there is a BFD session with each node of the mesh."""
+    bfd_peers: frozenset[str] = frozenset()
+    """BGPPeers with one, whatever they say themselves."""
 
     @property
     def cluster(self) -> BGPConfigurationSpec:
@@ -126,6 +130,8 @@ class DesiredPeer:
     """The gateway to the peer (`reachableBy`)."""
     no_ttl_security: str = ""
     """Why TTL 255 is not demanded of a node of the mesh; empty: it is, or it is none."""
+    bfd: bool = False
+    """Whether a BFD session is wanted beside the BGP session, where there can be one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +215,8 @@ def desired_peers(inputs: PeeringInputs) -> DesiredPeers:
             continue
         if peer is not None:
             found[address] = peer
+    for name in sorted(inputs.bfd_peers - inputs.peers.keys()):
+        troubles.append(f"bfd.peers: there is no BGPPeer {name}")
     return DesiredPeers(found, tuple(troubles))
 
 
@@ -353,7 +361,15 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
     )
     gateway = ip_address(spec.reachable_by) if spec.reachable_by else None
     filters = tuple(spec.filters or ())
-    return DesiredPeer(config, candidate.kind, candidate.resource, filters, gateway, unprotected)
+    bfd = _has_bfd(inputs, candidate)
+    return DesiredPeer(config, candidate.kind, candidate.resource, filters, gateway, unprotected, bfd)
+
+
+def _has_bfd(inputs: PeeringInputs, candidate: _Candidate) -> bool:
+    if candidate.kind is PeerKind.MESH:
+        return inputs.bfd_mesh
+    mode = candidate.spec.failure_detection_mode
+    return mode == "BFDIfDirectlyConnected" or candidate.resource in inputs.bfd_peers
 
 
 def _is_client(inputs: PeeringInputs, peer: NodeName | None) -> bool:

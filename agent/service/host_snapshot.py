@@ -81,7 +81,7 @@ def placed_files(root: Path) -> list[str]:
     """Every file, link and directory where we place some, as `find` prints them."""
     found = {str(one) for one in layout.directories() if (root / one).is_dir()}
     single = [placed.target for placed in layout.FILES] + list(layout.COMMANDS)
-    single += [layout.WANTS / unit for unit in (layout.AGENT_UNIT, layout.DRAIN_UNIT)]
+    single += [layout.WANTS / unit for unit in layout.UNITS]
     found |= {str(one) for one in single if (root / one).is_symlink() or (root / one).exists()}
     for own in (layout.CONFIGURATION, layout.STATE, layout.RUN, *layout.CNI_DIRECTORIES):
         found |= {str(one.relative_to(root)) for one in (root / own).rglob("*")}

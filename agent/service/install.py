@@ -196,7 +196,7 @@ def _reload_programs(options: InstallOptions) -> Iterator[str]:
         return  # the package manager restarts it, by its own rules
     running = is_active(layout.AGENT_UNIT)
     if options.start:
-        _run(["systemctl", "enable", layout.AGENT_UNIT, layout.DRAIN_UNIT], "see: systemctl status")
+        _run(["systemctl", "enable", *layout.UNITS], "see: systemctl status")
     if running or options.start:
         verb = "restart" if running else "start"
         _run(["systemctl", verb, layout.AGENT_UNIT], f"see: journalctl -u {layout.AGENT_UNIT}")

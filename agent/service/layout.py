@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath as Path
 
 AGENT_UNIT, DRAIN_UNIT = "tortie-agent.service", "tortie-drain.service"
+BFD_UNIT = "tortie-bfd.service"
+UNITS = (AGENT_UNIT, DRAIN_UNIT, BFD_UNIT)
+"""Enabled with the installation."""
 HOME = Path("opt/tortie")
 """A virtual environment per version, and `current`, a link to the one in use."""
 CURRENT = HOME / "current"
@@ -33,6 +36,7 @@ class PlacedFile:
 FILES = (
     PlacedFile(AGENT_UNIT, Path("etc/systemd/system") / AGENT_UNIT),
     PlacedFile(DRAIN_UNIT, Path("etc/systemd/system") / DRAIN_UNIT),
+    PlacedFile(BFD_UNIT, Path("etc/systemd/system") / BFD_UNIT),
     PlacedFile("modules-load.d/tortie.conf", Path("etc/modules-load.d/tortie.conf")),
     PlacedFile("sysctl.d/60-tortie.conf", Path("etc/sysctl.d/60-tortie.conf")),
     PlacedFile("tmpfiles.d/tortie.conf", Path("etc/tmpfiles.d/tortie.conf")),

@@ -64,13 +64,11 @@ def stop(root: Path) -> Iterator[str]:
     if not Path("/run/systemd/system").is_dir():
         return
     # The stop of the first says farewell through the second.
-    for unit in (layout.DRAIN_UNIT, layout.AGENT_UNIT):
+    for unit in (layout.DRAIN_UNIT, layout.AGENT_UNIT, layout.BFD_UNIT):
         if is_active(unit):
             _systemctl("stop", unit)
             yield f"{unit}: stopped"
-    enabled = [
-        unit for unit in (layout.AGENT_UNIT, layout.DRAIN_UNIT) if (root / layout.WANTS / unit).is_symlink()
-    ]
+    enabled = [unit for unit in layout.UNITS if (root / layout.WANTS / unit).is_symlink()]
     if enabled:
         _systemctl("disable", *enabled)
         yield f"{' and '.join(enabled)}: disabled"

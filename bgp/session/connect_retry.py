@@ -112,6 +112,11 @@ class ConnectRetry:
         self._due_at = None
         self.schedule(now)
 
+    def hurry(self, now: float) -> None:
+        """Make the attempt that is scheduled now, if the peer is not held down."""
+        if self._due_at is not None:
+            self._due_at = max(now, self._held_down_until)
+
     def hold_down(self, now: float, seconds: tuple[float, float]) -> None:
         """Leave the peer alone (DampPeerOscillations): for the first of `seconds`, and longer each time, to the second.
 

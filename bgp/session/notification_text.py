@@ -44,6 +44,7 @@ _SECTIONS: dict[int, str] = {
 _OTHER_SECTIONS: dict[tuple[int, int], str] = {
     (Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_CAPABILITY): "RFC 5492 section 5",
     (Error.CEASE, Cease.HARD_RESET): "RFC 8538 section 3",
+    (Error.CEASE, Cease.BFD_DOWN): "RFC 9384",
     (Error.CEASE, Cease.ADMINISTRATIVE_SHUTDOWN): "RFC 9003",
     (Error.CEASE, Cease.ADMINISTRATIVE_RESET): "RFC 9003",
 }

@@ -121,6 +121,11 @@ class Speaker:
         self.instance.announce(prefixes)
         self._schedule()
 
+    def bfd_changed(self, address: Address, *, up: bool, independent: bool) -> None:
+        """BFD has found a peer (`up`), or has lost it; `independent`: its BFD does not end with its BGP (the C bit)."""
+        self.instance.bfd_changed(address, self._clock.now(), up=up, independent=independent)
+        self._schedule()
+
     def graceful_shutdown(self, *, wanted: bool = True) -> None:
         """Become the last resort of all peers (RFC 8326), or (not `wanted`) no longer; it takes them a moment."""
         self.instance.graceful_shutdown(wanted=wanted)

@@ -137,7 +137,7 @@ class FsmError(IntEnum):
 
 
 class Cease(IntEnum):
-    """Subcodes of CEASE, RFC 4486 and RFC 8538."""
+    """Subcodes of CEASE, RFC 4486, RFC 8538 and RFC 9384."""
 
     MAXIMUM_PREFIXES = 1
     ADMINISTRATIVE_SHUTDOWN = 2
@@ -148,6 +148,7 @@ class Cease(IntEnum):
     COLLISION_RESOLUTION = 7
     OUT_OF_RESOURCES = 8
     HARD_RESET = 9
+    BFD_DOWN = 10
 
 
 class WellKnown(IntEnum):

@@ -101,6 +101,7 @@ def test_the_systemd_of_each_debian_finds_in_the_units_what_they_give_reasons_fo
 ) -> None:
     node = cluster.of(suite)
     units = f"/etc/systemd/system/{AGENT} /etc/systemd/system/tortie-drain.service"
+    units += " /etc/systemd/system/tortie-bfd.service"
     assert node.done(f"systemd-analyze verify --man=no {units} 2>&1") == ""
     listed = node.done(f"systemd-analyze security --offline=true --json=short {units.split()[0]}")
     assert exposed(listed) == set(reasons())

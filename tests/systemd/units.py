@@ -8,7 +8,7 @@ import re
 from tests import ROOT
 
 UNITS = ROOT / "systemd"
-SERVICES = ("tortie-agent.service", "tortie-drain.service")
+SERVICES = ("tortie-agent.service", "tortie-drain.service", "tortie-bfd.service")
 REASON = re.compile(r"^#! (\S+): (\S.*)$", re.MULTILINE)
 """A comment of a unit: `#! NAME: why`, by the name that `systemd-analyze security` uses."""
 

@@ -163,6 +163,7 @@ PEER_COLUMNS = {
     "TYPE": "type",
     "STATE": "state",
     "SINCE": "since",
+    "BFD": "bfd",
     "RECEIVED": "received",
     "ADVERTISED": "announced",
     "LAST ERROR": "last_error",
@@ -172,8 +173,17 @@ PEER_COLUMNS = {
 
 def peers_table(peers: list[dict[str, Any]]) -> str:
     """The table of all peers."""
-    rows = [{**peer, "since": moment(peer["since"])} for peer in peers]
-    return columns(tuple(PEER_COLUMNS), [[row[key] for key in PEER_COLUMNS.values()] for row in rows])
+    rows = [
+        {**peer, "since": moment(peer["since"]), "bfd": (peer.get("bfd") or {}).get("state", "-")}
+        for peer in peers
+    ]
+    # Where no peer has BFD there is no column of it.
+    shown = {
+        head: key
+        for head, key in PEER_COLUMNS.items()
+        if key != "bfd" or any(peer.get("bfd") for peer in peers)
+    }
+    return columns(tuple(shown), [[row[key] for key in shown.values()] for row in rows])
 
 
 def in_full(peer: dict[str, Any]) -> str:
@@ -193,6 +203,8 @@ def in_full(peer: dict[str, Any]) -> str:
     ]
     if peer.get("session_ended"):
         lines.append(f"ended         {peer['session_ended']}")
+    if bfd := peer.get("bfd"):
+        lines.append(f"bfd           {bfd_text(bfd)}")
     if peer["refused"]:
         lines.append(f"refused       {peer['refused']} connections from its address while its session lived")
     faults = {name: peer[name] for name in ("tolerated", "ignored", "failures") if peer.get(name)}
@@ -209,6 +221,30 @@ def in_full(peer: dict[str, Any]) -> str:
             f"stale {count['stale']}{long_lived}), advertised {count['advertised']}"
         )
     return "\n".join([*lines, "", capabilities(peer["offered"], peer["received_offer"])])
+
+
+def bfd_text(bfd: dict[str, Any]) -> str:
+    """A BFD session in one line."""
+    if "since" not in bfd:
+        return f"{bfd['state']}, {bfd['error']}"
+    where = "over several hops" if bfd["multihop"] else f"on {bfd['interface']}"
+    parts = [f"{bfd['state']} since {moment(bfd['since'])} {where}"]
+    if bfd["detection_ms"]:
+        sent, received = f"{bfd['sent_every_ms']:g}", f"{bfd['received_every_ms']:g}"
+        parts.append(
+            f"sent every {sent} ms, received every {received} ms, detection {bfd['detection_ms']:g} ms"
+        )
+    if bfd["state"] != "Up":
+        parts.append(f"{bfd['remote_state']} there")
+    parts.append(f"failed {bfd['failures']} times")
+    for key, who in (
+        ("diagnostic", "last diagnostic"),
+        ("remote_diagnostic", "the peer's"),
+        ("error", "error"),
+    ):
+        if bfd[key]:
+            parts.append(f"{who}: {bfd[key]}")
+    return "; ".join(parts)
 
 
 def capabilities(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> str:

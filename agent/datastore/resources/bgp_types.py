@@ -133,6 +133,8 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=
         default=None, name="numAllowedLocalASNumbers"
     )
     ttl_security: Annotated[int, Meta(ge=0, le=254)] | None = None
+    failure_detection_mode: str | None = None
+    """Of Calico's commercial edition: `BFDIfDirectlyConnected`, or `None`."""
     reachable_by: SingleAddress | None = None
     filters: list[str] | None = None
     reverse_peering: str | None = None

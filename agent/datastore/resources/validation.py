@@ -303,6 +303,8 @@ def validate_bgp_peer(spec: BGPPeerSpec) -> list[str]:
     found += readable("spec.peerIP", spec.peer_ip, peer_address)
     found += one_of("spec.nextHopMode", spec.next_hop_mode, ("Auto", "Self", "Keep"))
     found += one_of("spec.sourceAddress", spec.source_address, ("UseNodeIP", "None"))
+    modes = ("None", "BFDIfDirectlyConnected")
+    found += one_of("spec.failureDetectionMode", spec.failure_detection_mode, modes)
     found += one_of("spec.reversePeering", spec.reverse_peering, ("Auto", "Manual"))
     if spec.keep_original_next_hop and spec.next_hop_mode is not None:
         found.append("spec.keepOriginalNextHop: excludes nextHopMode; use nextHopMode alone")

@@ -1,0 +1,1 @@
+"""BFD sessions beside BGP peers: which are wanted, and the door to their process."""
