@@ -69,6 +69,7 @@ class BfdClient:
         self._wanted = NO_SESSIONS
         self._names: Mapping[Address, str] = {}
         self._version = 0
+        """Of what is wanted; 0 while nobody has said yet: the process keeps the sessions of an earlier life so long."""
         self._changed = Trigger()
         self._reports: dict[SessionKey, BfdStatus] = {}
         """As last reported in this connection; as many as were wanted at most."""
@@ -82,7 +83,7 @@ class BfdClient:
     def want(self, wanted: BfdSessions, names: Mapping[Address, str]) -> None:
         """Have these sessions, and no others."""
         self._names = names
-        if wanted != self._wanted:
+        if wanted != self._wanted or not self._version:
             self._wanted = wanted
             self._version += 1
             self._changed.fire()
@@ -174,7 +175,9 @@ class BfdClient:
         self._lost(why)
 
     async def _say(self, writer: asyncio.StreamWriter) -> None:
-        """What is wanted, now and after each change."""
+        """What is wanted, once that is known and after each change."""
+        while not self._version:
+            await self._changed.wait(IDLE_RETRY_SECONDS)
         while True:
             said = self._version
             writer.write(encode(Desired(tuple(self._wanted.sessions.values()), said)))

@@ -153,6 +153,27 @@ async def test_whatever_the_process_says_the_part_goes_on_and_asks_again(world: 
     assert await told(world) == (PEER, False, False)
 
 
+async def test_before_it_is_known_what_is_wanted_nothing_is_asked_so_an_earlier_lifes_sessions_stay(
+    tmp_path: Path,
+) -> None:
+    made = World(tmp_path / "bfd.sock")
+    await made.process.start()
+    running = asyncio.create_task(made.client.run())
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            writer = await made.process.connected.get()
+            say(writer, session("Up"), whole=True)
+            while not made.client.counters:
+                await asyncio.sleep(0)
+            assert made.process.asked.empty()
+            made.client.want(WANTED, {PEER: "tor1"})
+            assert (await made.process.asked.get()).sessions == (DesiredSession(KEY),)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        made.process.server.close()
+
+
 async def test_the_whole_set_is_said_again_after_each_change(world: World) -> None:
     await world.connect()
     world.client.want(NO_SESSIONS, {})
