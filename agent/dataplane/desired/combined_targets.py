@@ -1,0 +1,59 @@
+"""Several targets, each with its weight, as one with several next hops: what equal paths of BGP become.
+
+Promises: pure; the order of the targets does not matter but for what the next hops are not about (protocol, scope,
+class), which is the first one's; a next hop's share of the flows is its targets' as nearly as 256 steps have it.
+Does not know: which paths are equal, how a next hop was resolved.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import IPv6Address
+from math import gcd, lcm
+
+from agent.netlink.objects import MOST_WEIGHT, NextHop, RouteTarget
+
+MOST_NEXT_HOPS = 256
+"""In one route, those with the most weight: more than BIRD (255) and FRR (256 at most) take."""
+
+
+def combine(targets: Sequence[tuple[RouteTarget, int]]) -> RouteTarget:
+    """One target through the next hops of all, given as (target, weight), at least one.
+
+    A target that has several itself hands its weight on to them as they share it. What leads nowhere (a blackhole)
+    counts only where nothing leads anywhere: the kernel takes none among several next hops (nh_check_attr_group).
+    """
+    ways = [(target, hops, weight) for target, weight in targets if (hops := target.next_hops())]
+    if not ways:
+        return targets[0][0]
+    # A target's weight is divided by the sum of its next hops' without a remainder.
+    whole = lcm(*(sum(hop.weight for hop in hops) for _, hops, _ in ways))
+    shares = Counter[NextHop]()
+    for _, hops, weight in ways:
+        unit = whole // sum(hop.weight for hop in hops) * max(1, weight)
+        for hop in hops:
+            shares[_bare(hop)] += unit * hop.weight
+    return ways[0][0].through(_weighted(shares))
+
+
+def _bare(hop: NextHop) -> NextHop:
+    """Without its weight, and without the zone that its device says."""
+    gateway = hop.gateway
+    if isinstance(gateway, IPv6Address) and gateway.scope_id is not None:
+        gateway = IPv6Address(int(gateway))
+    return replace(hop, gateway=gateway, weight=1)
+
+
+def _weighted(shares: Counter[NextHop]) -> tuple[NextHop, ...]:
+    """The next hops with shares as the smallest weights that say the same, or nearly so where those are too large."""
+    some = sorted(shares, key=lambda hop: (-shares[hop], hop))[:MOST_NEXT_HOPS]
+    common = gcd(*(shares[hop] for hop in some))
+    most = max(shares[hop] for hop in some) // common
+
+    def weight(hop: NextHop) -> int:
+        exact = shares[hop] // common
+        return exact if most <= MOST_WEIGHT else max(1, (2 * exact * MOST_WEIGHT + most) // (2 * most))
+
+    return tuple(sorted(replace(hop, weight=weight(hop)) for hop in some))
