@@ -20,6 +20,7 @@ from agent.dataplane.kinds.states import ActualState
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.dataplane.report import Counters
 from agent.dataplane.retries import Retries
+from agent.netlink.objects import Route
 
 ObjectKey = tuple[Kind, Any]
 Objects = Mapping[Any, Any]
@@ -66,7 +67,8 @@ class Applier:
         """What was refused on this link is worth a try, and what may have been in the way went with it."""
         for key, failure in self.retries.failures.items():
             verb, value = failure.step
-            if verb is Verb.ADD or key[0] is Kind.TUNNEL or getattr(value, "device", None) == name:
+            devices = value.target.devices() if isinstance(value, Route) else {getattr(value, "device", None)}
+            if verb is Verb.ADD or key[0] is Kind.TUNNEL or name in devices:
                 self.retries.retry_now(key)
 
     async def put(self, kind: ObjectKind[Any, Any], delta: Delta[Any, Any]) -> int:

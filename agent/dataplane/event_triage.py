@@ -81,6 +81,9 @@ class EventTriage:
             self.stale.update({Kind.TUNNEL} if not event.gone else Kind)
         elif event.gone:
             self.gone.add(name)
+        elif event.seen is not None and not event.seen.carrier and not is_pods:
+            # With the carrier go nexthop objects and their routes, and nothing is said of them (nexthop_flush_dev).
+            self.stale.add(Kind.ROUTE)
         if not is_pods:
             return Urgency.NOW
         if event.gone:

@@ -172,7 +172,7 @@ class Reconciler:
             for key, route in self._plan.conflicts.items()
             if key not in self._actual.routes  # the other route has another metric, or another prefix
         }
-        waiting = {**self._plan.waiting, **above}
+        waiting = {**self._plan.partial, **self._plan.waiting, **above}
         others = tuple(
             (kind, key, failure.why) for (kind, key), failure in failures.items() if kind is not Kind.ROUTE
         )

@@ -63,7 +63,7 @@ class RuleMonitor:
             if pod is None or actual.get(route.key) != route or (longer != route.key and longer in actual):
                 continue
             device = await self._kernel.forwarded_by(host, *pod)
-            if device != route.device:
+            if device not in route.target.devices():
                 astray[route.key] = route, device
         self._astray = astray
 
@@ -83,7 +83,8 @@ class RuleMonitor:
         which = str(key) if len(self._astray) == 1 else f"{len(self._astray)} prefixes, {key} among them,"
         goes = f"by {device}" if device is not None else "nowhere"
         evidence = (
-            f"what pods send to {which} goes {goes} and not by {route.device}, past our route: {self._said()}"
+            f"what pods send to {which} goes {goes} and not by {' or '.join(sorted(route.target.devices()))}, "
+            f"past our route: {self._said()}"
         )
         yield Trouble(TroubleKind.ROUTE, "ip rule", evidence, LOSS, CURE)
 

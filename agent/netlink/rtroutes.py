@@ -169,7 +169,10 @@ def decode_route(
     if family == AF_INET6 and kind in _NOWHERE:
         interface = None  # the kernel shows lo, which means nothing
     key = RouteKey.of_packed(
-        6 if family == AF_INET6 else 4, _packed(family, words, length), table, _metric(family, words)
+        6 if family == AF_INET6 else 4,
+        _packed(family, words.get(RTA_DST), length),
+        table,
+        _metric(family, words),
     )
     odd = not known or not words.keys() <= PLAIN_ATTRIBUTES or words.get(RTA_PREF, b"\0") != b"\0"
     gateway, device = _gateway_of(words), name_of(interface) if interface is not None else None
@@ -257,10 +260,12 @@ def decode_path(data: bytes, start: int, end: int) -> PathRow | None:
     return PathRow(number(words[RTA_OIF]), address(words[RTA_PREFSRC]), gateway)
 
 
-def _packed(family: int, words: dict[int, bytes], length: int) -> bytes:
-    """The destination as a RouteKey has it."""
+def _packed(family: int, octets: bytes | None, length: int) -> bytes:
+    """The destination as a RouteKey has it; without octets it is everything. Raises BadMessage."""
     whole = _ZERO_6 if family == AF_INET6 else _ZERO_4
-    octets, count = words.get(RTA_DST, whole), (length + 7) // 8
+    if octets is None:
+        octets = whole
+    count = (length + 7) // 8
     if len(octets) != len(whole) or length > 8 * len(whole):
         raise BadMessage(f"destination {octets.hex()}/{length} is none of its family")
     spare = octets[count:]
@@ -298,12 +303,24 @@ def _referred(body: bytes) -> int | None:
     return number(words[RTA_NH_ID]) if RTA_NH_ID in words else None
 
 
+_DESTINATION_AT = _ROUTE.size + _NUMBER_ATTRIBUTE.size
+"""Where the kernel puts RTA_DST in a dump: behind rtmsg and RTA_TABLE (fib_dump_info, rt6_fill_node)."""
+_DESTINATION = {
+    family: (4 + octets, struct.pack("=HH", 4 + octets, RTA_DST))
+    for family, octets in ((AF_INET, 4), (AF_INET6, 16))
+}
+"""By the family: the attribute's length, and its head."""
+_Decoded = tuple[Route | None, int | None]
+"""A route and, when asked to look, the nexthop object that it refers to."""
+
+
 class RouteDecoder:
     """Decodes dump after dump of one routing table, and each route only once: `begin`, `decode` each message, `end`.
 
     A route that stood in the dump before is found by the bytes of its message, six times as fast as decode_route makes
-    it; the memory is as large as one dump. Equal bytes are the same route as long as the interface numbers in them
-    bear the same names, so a renamed or renumbered device makes everything be decoded again.
+    it; the memory is as large as one dump. Of routes whose messages differ in the destination alone one is decoded, and
+    they share its target. Equal bytes are the same route as long as the interface numbers in them bear the same names,
+    so a renamed or renumbered device makes everything be decoded again.
     After a dump that broke off, begin again.
     """
 
@@ -311,9 +328,11 @@ class RouteDecoder:
         self._look_up = name_of
         self._look_for_references = references
         self._names: dict[int, str] = {}
-        self._before: dict[bytes, tuple[Route | None, int | None]] = {}
-        self._known: dict[bytes, tuple[Route | None, int | None]] = {}
-        """What a message says -> its route and, when asked to look, the nexthop object that it refers to."""
+        self._before: dict[bytes, _Decoded] = {}
+        self._known: dict[bytes, _Decoded] = {}
+        """What a message says -> what it means."""
+        self._shapes: dict[bytes, _Decoded] = {}
+        """The same of a message without its destination, with one of the routes of that shape; of one dump."""
         self._plain: set[RouteKey] = set()
         self.nexthops: frozenset[int] = frozenset()
         """The nexthop objects that the last whole dump refers to, when asked to look."""
@@ -327,26 +346,52 @@ class RouteDecoder:
         if any(present[index] not in {name, f"#{index}"} for index, name in self._names.items()):
             self._before = {}
         self._names = {index: name for index, name in present.items() if name == self._names[index]}
-        self._known, self._plain = {}, set()
+        self._known, self._plain, self._shapes = {}, set(), {}
 
     def decode(self, data: bytes, start: int, end: int) -> Route | None:
         """The route in an RTM_NEWROUTE body, None where decode_route gives none. Raises BadMessage."""
         body = data[start:end]
         found = self._before.get(body)
         if found is None:
-            # Of every route, not only of those that are returned: one that is left out needs its object too.
-            object_ = _referred(body) if self._look_for_references else None
-            found = decode_route(data, start, end, self._name_of), object_
+            found = self._decoded(body)
         route, identity = found
         if route is not None or identity is not None:
             self._known[body] = found
-        if route is not None and identity is None and self._look_for_references and route.gateway is not None:
+        if (
+            route is not None
+            and identity is None
+            and self._look_for_references
+            and (route[1].gateway is not None or route[1].hops)
+        ):
             self._plain.add(route.key)
         return route
 
+    def _decoded(self, body: bytes) -> _Decoded:
+        """By its shape, or whole."""
+        size, head = _DESTINATION.get(body[0] if body else 0, (0, b""))
+        behind = _DESTINATION_AT + size
+        if not size or body[_DESTINATION_AT : _DESTINATION_AT + 4] != head or len(body) < behind:
+            return self._whole(body)
+        shape = body[:_DESTINATION_AT] + body[behind:]
+        known = self._shapes.get(shape)
+        if known is None:
+            known = self._shapes[shape] = self._whole(body)
+            return known
+        route, identity = known
+        if route is None:
+            return known
+        (version, _, table, metric), target = route
+        packed = _packed(body[0], body[_DESTINATION_AT + 4 : behind], body[1])
+        return Route.from_target(RouteKey.of_packed(version, packed, table, metric), target), identity
+
+    def _whole(self, body: bytes) -> _Decoded:
+        # Of every route, not only of those that are returned: one that is left out needs its object too.
+        identity = _referred(body) if self._look_for_references else None
+        return decode_route(body, 0, len(body), self._name_of), identity
+
     def end(self) -> None:
         """The dump is whole."""
-        self._before, self._known = self._known, {}
+        self._before, self._known, self._shapes = self._known, {}, {}
         self.plain, self._plain = self._plain, set()
         self.nexthops = frozenset(one for _, one in self._before.values() if one is not None)
 

@@ -1,7 +1,8 @@
 """Several targets, each with its weight, as one with several next hops: what equal paths of BGP become.
 
 Promises: pure; the order of the targets does not matter but for what the next hops are not about (protocol, scope,
-class), which is the first one's; a next hop's share of the flows is its targets' as nearly as 256 steps have it.
+class): that is the first one's whose routes are ours on any device. A next hop's share of the flows is its targets' as
+nearly as 256 steps have it.
 Does not know: which paths are equal, how a next hop was resolved.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import replace
 from ipaddress import IPv6Address
 from math import gcd, lcm
 
-from agent.netlink.objects import MOST_WEIGHT, NextHop, RouteTarget
+from agent.netlink.objects import MOST_WEIGHT, RTPROT_BOOT, NextHop, RouteTarget
 
 MOST_NEXT_HOPS = 256
 """In one route, those with the most weight: more than BIRD (255) and FRR (256 at most) take."""
@@ -35,7 +36,8 @@ def combine(targets: Sequence[tuple[RouteTarget, int]]) -> RouteTarget:
         unit = whole // sum(hop.weight for hop in hops) * max(1, weight)
         for hop in hops:
             shares[_bare(hop)] += unit * hop.weight
-    return ways[0][0].through(_weighted(shares))
+    first = next((target for target, _, _ in ways if target.protocol != RTPROT_BOOT), ways[0][0])
+    return first.through(_weighted(shares))
 
 
 def _bare(hop: NextHop) -> NextHop:
@@ -49,11 +51,13 @@ def _bare(hop: NextHop) -> NextHop:
 def _weighted(shares: Counter[NextHop]) -> tuple[NextHop, ...]:
     """The next hops with shares as the smallest weights that say the same, or nearly so where those are too large."""
     some = sorted(shares, key=lambda hop: (-shares[hop], hop))[:MOST_NEXT_HOPS]
-    common = gcd(*(shares[hop] for hop in some))
-    most = max(shares[hop] for hop in some) // common
+    weights = _in_lowest_terms([shares[hop] for hop in some])
+    if weights[0] > MOST_WEIGHT:  # the largest comes first
+        rounded = [max(1, (2 * one * MOST_WEIGHT + weights[0]) // (2 * weights[0])) for one in weights]
+        weights = _in_lowest_terms(rounded)
+    return tuple(sorted(replace(hop, weight=one) for hop, one in zip(some, weights, strict=True)))
 
-    def weight(hop: NextHop) -> int:
-        exact = shares[hop] // common
-        return exact if most <= MOST_WEIGHT else max(1, (2 * exact * MOST_WEIGHT + most) // (2 * most))
 
-    return tuple(sorted(replace(hop, weight=weight(hop)) for hop in some))
+def _in_lowest_terms(weights: list[int]) -> list[int]:
+    common = gcd(*weights)
+    return [one // common for one in weights]

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from agent.dataplane.kernel.ownership import Ownership
-from agent.netlink.objects import Route, RouteKey, RouteType
+from agent.netlink.objects import Address, Route, RouteKey, RouteType
 
+NOWHERE = frozenset({(None, None)})
+"""Where a blackhole leads."""
 MOST_OTHERS = 5_000
 """Others' routes that are looked at: a host that holds more is a router, and these lie beside our prefixes."""
 
@@ -26,8 +28,13 @@ def overridden(
         ours = next((desired[key] for key in other.key.around() if key in desired), None)
         if ours is None or ours.type is not RouteType.UNICAST:
             continue
-        if other.device != ours.device or other.gateway != ours.gateway:
+        if not _ways(other) <= _ways(ours):
             yield ours, other
+
+
+def _ways(route: Route) -> frozenset[tuple[Address | None, str | None]]:
+    """Where packets go."""
+    return frozenset((hop.gateway, hop.device) for hop in route.target.next_hops()) or NOWHERE
 
 
 def _is_nothing(route: Route) -> bool:

@@ -53,7 +53,7 @@ def route_troubles(
         return
     waiting = _by_device(snapshot)
     yield from _tunnels(snapshot, waiting)
-    yield from _interfaces(waiting, around)
+    yield from _interfaces(snapshot, waiting, around)
     yield from _conflicts(snapshot)
     yield from _overridden(snapshot)
     yield from _refused(snapshot)
@@ -66,12 +66,13 @@ def _by_device(snapshot: RouteSnapshot) -> dict[str, tuple[str, list[RouteKey]]]
     found: dict[str, tuple[str, list[RouteKey]]] = {}
     routes = snapshot.desired.dataplane.routes
     for key, why in snapshot.waiting.items():
-        if (
-            (route := routes.get(key)) is not None
-            and route.device is not None
-            and key not in snapshot.conflicts
-        ):
+        if (route := routes.get(key)) is None or key in snapshot.conflicts:
+            continue
+        if route.device is not None:
             found.setdefault(route.device, (why, []))[1].append(key)
+        for reason in why.split(", ") if route.target.hops else ():
+            # One for each of several next hops that cannot be used, the device's name first.
+            found.setdefault(reason.partition(" ")[0], (reason, []))[1].append(key)
     return found
 
 
@@ -96,7 +97,9 @@ def _tunnels(snapshot: RouteSnapshot, waiting: Mapping[str, tuple[str, list[Rout
         yield Trouble(TroubleKind.TUNNEL, name, why, loss)
 
 
-def _interfaces(waiting: Mapping[str, tuple[str, list[RouteKey]]], around: Surroundings) -> Iterator[Trouble]:
+def _interfaces(
+    snapshot: RouteSnapshot, waiting: Mapping[str, tuple[str, list[RouteKey]]], around: Surroundings
+) -> Iterator[Trouble]:
     devices = sorted(name for name in waiting if name not in OUR_TUNNELS)
     pods = around.pods() if devices else {}
     for device in devices[:MOST_NAMED]:
@@ -109,14 +112,27 @@ def _interfaces(waiting: Mapping[str, tuple[str, list[RouteKey]]], around: Surro
             cure = f"name it {device} again: ip link set {other} name {device}"
         elif why.endswith("down"):
             cure = f"ip link set {device} up"
+        elif why.endswith("carrier"):
+            cure = "look at its cable, and at what is at the other end"
         else:
             why += ", nor has it another name here: it was deleted, or moved to another network namespace"
             cure = "move it back, or recreate the pod" if is_pod else "move it back, or make it again"
             cure += "; if the pod is gone, its DEL ends this" if is_pod else ""
-        yield Trouble(TroubleKind.INTERFACE, about, why, f"{_counted(keys)} cannot be reached", cure)
+        yield Trouble(TroubleKind.INTERFACE, about, why, _lost_with_it(snapshot, keys), cure)
     if len(devices) > MOST_NAMED:
         more = f"{len(devices) - MOST_NAMED} more interfaces that routes lead to are not there, or down"
         yield Trouble(TroubleKind.INTERFACE, "", more)
+
+
+def _lost_with_it(snapshot: RouteSnapshot, keys: list[RouteKey]) -> str:
+    """What an interface's loss means for the routes that should lead over it, among other ways or not."""
+    routes, actual = snapshot.desired.dataplane.routes, snapshot.actual.routes
+    reached = [key for key in keys if routes[key].target.hops and key in actual]
+    if not reached:
+        return f"{_counted(keys)} cannot be reached"
+    others = f"{_counted(reached)} {'has its' if len(reached) == 1 else 'have their'} other next hops alone"
+    lost = len(keys) - len(reached)
+    return others if not lost else f"{others}, {lost} more cannot be reached"
 
 
 def _conflicts(snapshot: RouteSnapshot) -> Iterator[Trouble]:
@@ -142,7 +158,8 @@ def _overridden(snapshot: RouteSnapshot) -> Iterator[Trouble]:
         found[protocol_name(other.protocol)].append((ours, other))
     for protocol, some in _most(found):
         ours, other = some[0]
-        evidence = f"{other} lies in {ours.key}, to which our route leads by {ours.device}"
+        devices = " or ".join(sorted(ours.target.devices()))
+        evidence = f"{other} lies in {ours.key}, to which our route leads by {devices}"
         if len(some) > 1:
             evidence = f"{len(some)} of them, one is {evidence}"
         about = f"routes of protocol {protocol} inside ours"
@@ -161,8 +178,8 @@ def _refused(snapshot: RouteSnapshot) -> Iterator[Trouble]:
         route = routes.get(key)
         if route is None or key in snapshot.conflicts or key in snapshot.waiting:
             continue
-        hop = [f"via {route.gateway}"] if route.gateway is not None else []
-        where = " ".join(hop + ([f"dev {route.device}"] if route.device is not None else []))
+        hops = route.target.next_hops()
+        where = " and ".join(" ".join(hop.words(key.version)) for hop in hops)
         found[where or route.type.name.lower(), why].append(key)
     for (where, why), keys in _most(found):
         evidence = f"the kernel refuses {_counted(keys)}: {why}"

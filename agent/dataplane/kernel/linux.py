@@ -14,7 +14,7 @@ from weakref import WeakSet
 from agent.dataplane.kernel.calico_names import version_of
 from agent.dataplane.kernel.conntrack import Conntrack
 from agent.dataplane.kernel.kernel_changes import NetlinkChanges
-from agent.dataplane.kernel.nexthop_objects import Nexthops
+from agent.dataplane.kernel.nexthop_objects import Nexthops, hops_of
 from agent.dataplane.kernel.protocol import PathToHost, Refusal
 from agent.dataplane.kernel.ruleset import Ruleset
 from agent.dataplane.kernel.tunnel_devices import Devices
@@ -40,7 +40,7 @@ from agent.netlink.objects import (
     RouteTarget,
     Sysctl,
 )
-from agent.netlink.rtnexthops import Nexthop
+from agent.netlink.rtnexthops import Hops, Nexthop, Resilience
 from agent.netlink.rtroutes import RouteDecoder, encoded
 
 NO_WAY_ERRNOS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
@@ -56,16 +56,19 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
     Dumps have a socket of their own, opened for the call.
     """
 
-    def __init__(self, *, nexthop_objects: bool = False, offload: bool = False) -> None:
+    def __init__(
+        self, *, nexthop_objects: bool = False, resilience: Resilience | None = None, offload: bool = False
+    ) -> None:
         """With `nexthop_objects`, routes through a gateway refer to shared objects where the kernel has them.
 
+        With `resilience` their groups are resilient, where the kernel has such.
         With `offload`, tunnels are read with their checksum offload; otherwise that is nobody's business.
         """
         self._offload = offload
         self._holders = {}
         self._sockets = RequestSockets()
         self._requests = self._sockets[NETLINK_ROUTE]
-        self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)
+        self._nexthops = Nexthops(self._requests, wanted=nexthop_objects, resilience=resilience)
         self._subscribers: WeakSet[NetlinkChanges] = WeakSet()
         self._decoder = RouteDecoder(device_name, references=nexthop_objects)
 
@@ -86,9 +89,8 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         for family in rtnetlink.FAMILY_OF.values():
             request = rtroutes.route_dump_request(family=family)
             for row in await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode, absent=absent):
-                if row.device is None or not is_gone(
-                    row.device
-                ):  # its device went meanwhile, and it with that
+                # Its device went meanwhile, and it with that.
+                if row[1].device is None or not is_gone(row[1].device):
                     found.setdefault(row.key, row)
         self._decoder.end()
         await self._nexthops.collect(self._decoder.nexthops, generation)
@@ -165,27 +167,37 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         indexes = _Indexes()
         targets = {id(target): target for _, target in routes}
         absent = {
-            name
-            for target in targets.values()
-            if (name := target.device) is not None and indexes[name] is None
+            number: name
+            for number, target in targets.items()
+            for name in target.devices()
+            if indexes[name] is None
         }
-        sent = [route for route in routes if route.device not in absent] if absent else routes
-        hops = {} if not self._nexthops.wanted else _hops(targets, indexes)
+        sent = [route for route in routes if id(route[1]) not in absent] if absent else routes
+        groups = {} if not self._nexthops.wanted else _groups(targets, indexes)
         with self._nexthops.in_use():
-            numbers = await self._nexthops.ensure(frozenset(hops.values()))
+            numbers = await self._nexthops.ensure(frozenset(groups.values()))
 
             def whole(route: Route) -> bytes:
-                index = indexes[route.device] if route.device is not None else None
-                hop = hops.get(id(route.target))
-                number = numbers.get(hop) if hop is not None else None
-                return rtroutes.route_request(route, index, replace=replace, nexthop=number)
+                target = route.target
+                group = groups.get(id(target))
+                return rtroutes.route_request(
+                    route,
+                    indexes[target.device] if target.device is not None else None,
+                    replace=replace,
+                    nexthop=numbers.get(group) if group is not None else None,
+                    interfaces=[indexes[hop.device or ""] for hop in target.hops],
+                )
 
             refused = await self._carry_out(sent, encoded(sent, whole))
             if refused and numbers:
                 self._nexthops.invalidate()
-            self._note_plain(sent, {number for number, hop in hops.items() if hop not in numbers})
-        left_out = (route for route in routes if route.device in absent) if absent else ()
-        return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)
+            self._note_plain(sent, {number for number, group in groups.items() if group not in numbers})
+        left_out = (
+            ((route, name) for route in routes if (name := absent.get(id(route[1]))) is not None)
+            if absent
+            else ()
+        )
+        return (*(Refusal(route, f"there is no device {name}") for route, name in left_out), *refused)
 
     def _note_plain(self, sent: Sequence[Route], targets: Collection[int]) -> None:
         """Note which routes go through a gateway without an object, so that no move of one moves them.
@@ -199,12 +211,11 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
 
     async def move_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
         """Send all routes of one target to another, in one step; they are at these keys. False: nothing was done."""
-        indexes = _Indexes()
-        hops = _hops({0: was, 1: now}, indexes)
-        if len(hops) < 2 or not self._decoder.plain.isdisjoint(keys):
+        groups = _groups({0: was, 1: now}, _Indexes())
+        if len(groups) < 2 or not self._decoder.plain.isdisjoint(keys):
             return False
         with self._nexthops.in_use():
-            return await self._nexthops.move(hops[0], hops[1])
+            return await self._nexthops.move(groups[0], groups[1], self._decoder.nexthops)
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
@@ -265,13 +276,18 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         return changes
 
 
-def _hops(targets: Mapping[int, RouteTarget], indexes: _Indexes) -> dict[int, Nexthop]:
-    """The nexthop objects that routes to these targets could refer to; none where there is no gateway."""
+def _groups(targets: Mapping[int, RouteTarget], indexes: _Indexes) -> dict[int, Hops]:
+    """The groups of nexthop objects that routes to these targets could refer to; none where there is no gateway."""
     found = {}
     for number, target in targets.items():
-        index = indexes[target.device] if target.device is not None else None
-        if target.gateway is not None and index is not None:
-            found[number] = Nexthop(target.gateway, index, target.onlink)
+        hops = [
+            (Nexthop(hop.gateway, index, hop.onlink), hop.weight)
+            for hop in target.next_hops()
+            if hop.gateway is not None and hop.device is not None
+            if (index := indexes[hop.device]) is not None
+        ]
+        if hops and len(hops) == len(target.next_hops()):
+            found[number] = hops_of(hops)
     return found
 
 

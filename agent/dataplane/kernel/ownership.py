@@ -46,7 +46,7 @@ class Ownership:
         if route.protocol in (self.learned, self.blackhole, self.datastore):
             return True
         device = route.device or ""
-        if device in VXLAN_DEVICES:
+        if device in VXLAN_DEVICES or any(hop.device in VXLAN_DEVICES for hop in route.target.hops):
             return route.protocol == self.tunnel
         return device.startswith(WORKLOAD_PREFIX) and route.protocol == self.workload
 

@@ -2,14 +2,15 @@
 
 Promises: what BGP had is left until BGP has converged, and a tunnel's routes until what replaces them can be; a route
 that is not ours is never replaced or deleted, and one that appeared unseen where ours is to be added stays. A route
-whose device is missing or down is left for the pass after the device appears: the kernel would refuse it.
+whose device is missing or down is left for the pass after the device appears: the kernel would refuse it. Of several
+next hops those are written whose device can be used.
 Does not know: why a route is desired.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
@@ -22,7 +23,7 @@ from agent.dataplane.kernel.protocol import Kernel, Refusal
 from agent.dataplane.kinds.nexthop_moves import NextHopMove, find_moves
 from agent.dataplane.kinds.object_kind import Batch, Delta, ObjectKind, PlannedStep, Verb
 from agent.dataplane.kinds.states import Comparison, DesiredState, is_pod
-from agent.netlink.objects import Route, RouteKey, protocol_name
+from agent.netlink.objects import NextHop, Route, RouteKey, RouteTarget, protocol_name
 from bgp.policy.prefix_filter import SHORTEST_PREFIX
 
 
@@ -38,6 +39,8 @@ class RoutePlan(Delta[RouteKey, Route]):
     """Of the deletions those that peers asked for: a mass of them is a peer's word, not facts gone wrong."""
     moves: tuple[NextHopMove, ...] = ()
     """Of the replacements those that send everything on one target to another one."""
+    partial: Mapping[RouteKey, str] = field(default_factory=dict)
+    """Desired routes with several next hops of which some cannot be used now -> why; the others are in force."""
 
 
 class Routes(ObjectKind[RouteKey, Route]):
@@ -78,7 +81,7 @@ class Routes(ObjectKind[RouteKey, Route]):
     async def _move(self, move: NextHopMove) -> bool:
         if not await self._kernel.move_routes(move.was, move.now, move.routes.keys()):
             return False
-        was, now = str(move.was.gateway), str(move.now.gateway)
+        was, now = (", ".join(str(hop.gateway) for hop in one.next_hops()) for one in (move.was, move.now))
         self._log.info("route.moved", count=len(move.routes), was=was, now=now)
         return True
 
@@ -135,31 +138,34 @@ def route_diff(given: Comparison, ownership: Ownership) -> Work[RoutePlan]:
     conflicts: dict[RouteKey, Route] = {}
     waiting: dict[RouteKey, str] = {}
     unwanted: dict[RouteKey, Route] = {}
-    obstacles, is_removable = _Obstacles(given), _removable(given, ownership)
+    ways, is_same, is_removable = _Ways(given), _Sameness(), _removable(given, ownership)
     for number, (key, route, known) in enumerate(
         _pairs(desired.dataplane.routes, actual, given.route_keys), 1
     ):
         if number % PIECE == 0:
             yield
         if route is None:
-            if known is not None and ownership.is_ours(known) and is_removable(known):
+            if known is not None and is_removable(known):
                 unwanted[key] = known
-        elif known is route or known == route:
             continue
-        elif known is not None and not ownership.is_ours(known):
+        if known is route:
+            continue
+        way = ways.of(key, route[1])
+        if known is not None and is_same(known[1], way.wanted if way.target is None else way.target):
+            continue
+        if known is not None and not ownership.is_ours(known):
             conflicts[key] = known
-        elif obstacle := obstacles[route.device]:
-            waiting[key] = obstacle
-        elif known is None:
-            create[key] = route
+        elif way.target is None:
+            waiting[key] = way.obstacle
         else:
-            replaced[key] = route
+            steps = create if known is None else replaced
+            steps[key] = route if way.target is route[1] else Route.from_target(key, way.target)
     _leave_to_the_host(given, ownership, (create, replaced, waiting), unwanted, conflicts)
     if not desired.complete:
-        return RoutePlan(create, {}, {}, conflicts, waiting)
+        return RoutePlan(create, {}, {}, conflicts, waiting, partial=ways.partial)
     withdrawn = _withdrawn(desired, unwanted, ownership)
     moves = find_moves(replaced, actual, ownership)
-    return RoutePlan(create, replaced, unwanted, conflicts, waiting, withdrawn, moves)
+    return RoutePlan(create, replaced, unwanted, conflicts, waiting, withdrawn, moves, ways.partial)
 
 
 SHORT_KEYS: Mapping[int, tuple[RouteKey, ...]] = {
@@ -210,17 +216,82 @@ def _needed_tunnels(given: Comparison) -> frozenset[str]:
     return OUR_TUNNELS - wanted.keys()
 
 
-class _Obstacles(dict[str | None, str]):
-    """Why no route can lead over a device, asked once per device; empty: one can."""
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How far a desired target can be in force now."""
+
+    wanted: RouteTarget
+    target: RouteTarget | None
+    """As it can be: without next hops whose device cannot be used; None: with none."""
+    obstacle: str
+    """Why it is not as wanted."""
+
+
+class _Ways:
+    """What of each target can be in force, asked once per target: very many routes share one.
+
+    By a device without a carrier nothing is sent to a gateway: the kernel has no nexthop object there, and keeps plain
+    routes that lead nowhere.
+    """
 
     def __init__(self, given: Comparison) -> None:
-        super().__init__({None: ""})
         self._given = given
+        self._known: dict[int, _Way] = {}
+        self._obstacles: dict[tuple[str, bool], str] = {}
+        self.partial: dict[RouteKey, str] = {}
+        """Of the keys that were asked for, those of which some next hops can be in force and some not -> why."""
 
-    def __missing__(self, name: str) -> str:
-        there = name in self._given.links
-        self[name] = "" if self._given.is_usable(name) else f"{name} is {'down' if there else 'not there'}"
-        return self[name]
+    def of(self, key: RouteKey, target: RouteTarget) -> _Way:
+        """What of a key's target; by identity: it lives as long as this does."""
+        found = self._known.get(id(target))
+        if found is None:
+            found = self._known[id(target)] = self._way(target)
+        if found.obstacle and found.target is not None:
+            self.partial[key] = found.obstacle
+        return found
+
+    def _way(self, target: RouteTarget) -> _Way:
+        hops = target.next_hops()
+        reasons = {hop: self._obstacle(hop) for hop in hops}
+        usable = tuple(hop for hop in hops if not reasons[hop])
+        why = ", ".join(dict.fromkeys(reason for reason in reasons.values() if reason))
+        if len(usable) == len(hops):
+            return _Way(target, target, why)
+        return _Way(target, target.through(usable) if usable else None, why)
+
+    def _obstacle(self, hop: NextHop) -> str:
+        """Why no route can lead there; empty: one can."""
+        if hop.device is None:
+            return ""
+        asked = hop.device, hop.gateway is not None
+        if asked not in self._obstacles:
+            self._obstacles[asked] = self._why_not(*asked)
+        return self._obstacles[asked]
+
+    def _why_not(self, name: str, is_to_gateway: bool) -> str:
+        link = self._given.links.get(name)
+        if link is None:
+            return f"{name} is not there"
+        if not link.up:
+            return f"{name} is down"
+        return f"{name} has no carrier" if is_to_gateway and not link.carrier else ""
+
+
+class _Sameness:
+    """Whether two targets are equal, asked once per pair of objects."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[bool, RouteTarget, RouteTarget]] = {}
+
+    def __call__(self, one: RouteTarget, other: RouteTarget) -> bool:
+        if one is other:
+            return True
+        pair = id(one), id(other)
+        found = self._known.get(pair)
+        if found is None:
+            # Both are held: as long as they live nothing else has their identities.
+            found = self._known[pair] = one == other, one, other
+        return found[0]
 
 
 def _pairs(
@@ -262,10 +333,12 @@ def conflict_reason(foreign: Route) -> str:
 
 
 def _removable(given: Comparison, ownership: Ownership) -> Callable[[Route], bool]:
-    """Whether a route of ours that is not desired may go: BGP's, once it has converged; a tunnel's, as below."""
+    """Whether a route that is not desired may go: ours; BGP's, once it has converged; a tunnel's, as above."""
     bgp_complete, needed = given.desired.bgp_complete, _needed_tunnels(given)
 
     def is_removable(route: Route) -> bool:
-        return route.device not in needed and (bgp_complete or not ownership.is_learned(route))
+        if not ownership.is_ours(route) or not (bgp_complete or not ownership.is_learned(route)):
+            return False
+        return needed.isdisjoint(route.target.devices())
 
     return is_removable

@@ -14,7 +14,7 @@ from agent.dataplane.inputs.facts import RefusedClaim
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Ownership
-from agent.netlink.objects import RTPROT_KERNEL, Link, Route, RouteKey, RouteType
+from agent.netlink.objects import RTPROT_KERNEL, Link, Route, RouteKey, RouteTarget, RouteType
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +118,27 @@ class ActualState:
             self.drop_devices(set(gone))
 
     def drop_devices(self, names: Set[str]) -> dict[RouteKey, Route]:
-        """Devices went or are down: the kernel dropped their routes and neighbours. The routes that were known."""
+        """Devices went or are down: the kernel dropped their routes and neighbours. The routes that were known.
+
+        One with several next hops keeps the others.
+        """
         if not names:
             return {}
         routes, sysctls = self._objects[Kind.ROUTE], self._objects[Kind.SYSCTL]
-        gone = {key: route for key, route in routes.items() if route[1].device in names}
+        gone = {
+            key: route
+            for key, route in routes.items()
+            if route[1].device in names or (route[1].hops and not names.isdisjoint(route[1].devices()))
+        }
+        left: dict[int, RouteTarget | None] = {}  # by identity: very many routes share a target
         for key, route in gone.items():
+            target = route[1]
+            if (number := id(target)) not in left:
+                hops = tuple(hop for hop in target.hops if hop.device not in names)
+                left[number] = target.through(hops) if hops else None
+            if (others := left[number]) is not None:
+                routes[key] = Route.from_target(key, others)
+                continue
             del routes[key]
             if is_pod(route):
                 self._departed[key] = str(route.device)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.dataplane.desired.combined_targets import MOST_NEXT_HOPS, combine
-from agent.netlink.objects import NextHop, RouteTarget, RouteType
+from agent.netlink.objects import RTPROT_BOOT, NextHop, RouteTarget, RouteType
 
 A, B, C = (NextHop(IPv4Address(f"172.26.0.{last}"), "eth0") for last in (2, 3, 4))
 ZONED = NextHop(IPv6Address("fe80::1%eth1"), "eth1")
@@ -57,6 +57,12 @@ def test_targets_become_one(targets: list[tuple[RouteTarget, int]], hops: list[N
     found = combine(targets)
     assert found.next_hops() == tuple(hops)
     assert found == to(*hops)
+
+
+def test_a_mixture_of_a_tunnel_and_the_underlay_is_ours_on_any_device() -> None:
+    tunnelled = replace(to(A), protocol=RTPROT_BOOT)
+    assert combine([(tunnelled, 1), (to(B), 1)]).protocol == 80
+    assert combine([(tunnelled, 1), (replace(to(B), protocol=RTPROT_BOOT), 1)]).protocol == RTPROT_BOOT
 
 
 def test_where_nothing_leads_anywhere_the_first_holds() -> None:

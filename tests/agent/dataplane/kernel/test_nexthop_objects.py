@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -13,9 +13,9 @@ import pytest
 from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.netlink import rtnexthops, sysctl
-from agent.netlink.objects import RouteKey, Sysctl
-from agent.netlink.rtnetlink import HEADER
-from agent.netlink.rtnexthops import OURS, Nexthop
+from agent.netlink.objects import NextHop, Route, RouteKey, Sysctl
+from agent.netlink.rtnetlink import HEADER, BadMessage
+from agent.netlink.rtnexthops import OURS, Group, Nexthop, Resilience
 from tests.fixtures.namespace import fresh_namespace, ip
 from tests.scenes.dataplane.desired_states import LEARNED, OWN_BLOCK, POD, routes
 from tests.scenes.dataplane.reconcilers import Bench, running
@@ -40,16 +40,29 @@ def kernel() -> Iterator[NetlinkKernel]:
 
 def objects() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(ip("-j nexthop"))
-    return found
+    return sorted(found, key=lambda one: one["id"])
+
+
+def gateways() -> list[tuple[str, ...]]:
+    """Of the objects of single next hops, with their flags."""
+    return sorted((one["gateway"], *one["flags"]) for one in objects() if "gateway" in one)
+
+
+def groups() -> dict[int, dict[str, int]]:
+    """Number -> gateway -> weight."""
+    there = objects()
+    gateway = {one["id"]: one["gateway"] for one in there if "gateway" in one}
+    return {
+        one["id"]: {gateway[member["id"]]: member.get("weight", 1) for member in one["group"]}
+        for one in there
+        if "group" in one
+    }
 
 
 async def test_routes_through_one_gateway_share_one_object(kernel: NetlinkKernel) -> None:
     assert await kernel.put_routes([LEARNED, SECOND, OTHER, ONLINK, POD, OWN_BLOCK]) == ()
-    assert sorted((one["gateway"], *one["flags"]) for one in objects()) == [
-        ("172.26.0.2",),
-        ("172.26.0.3",),
-        ("172.26.0.3", "onlink"),
-    ]
+    assert gateways() == [("172.26.0.2",), ("172.26.0.3",), ("172.26.0.3", "onlink")]
+    assert sorted(map(list, groups().values())) == [["172.26.0.2"], ["172.26.0.3"], ["172.26.0.3"]]
     assert all(one["id"] in OURS for one in objects())
     assert ip("route").count("nhid") == 4
     found = await kernel.routes()
@@ -63,10 +76,8 @@ async def test_an_object_goes_with_its_last_route_and_foreign_ones_stay(kernel: 
     await kernel.put_routes([LEARNED, SECOND, OTHER])
     await kernel.remove_routes([LEARNED, OTHER])
     await kernel.routes()
-    assert [one["gateway"] for one in sorted(objects(), key=lambda one: one["id"])] == [
-        "172.26.0.9",
-        "172.26.0.2",
-    ]
+    assert gateways() == [("172.26.0.2",), ("172.26.0.9",)]
+    assert list(groups().values()) == [{"172.26.0.2": 1}]
     await kernel.remove_routes([SECOND])
     await kernel.routes()
     assert [one["id"] for one in objects()] == [7]
@@ -118,12 +129,11 @@ async def test_a_gateway_that_moves_is_its_object_and_all_routes_follow(
     more = {OTHER.key: OTHER} if others else {}
     async with running(Bench(kernel, Dataplane(routes={**MANY, **more}))) as bench:
         await bench.quiet()
-        before = objects()
+        before = groups()
         bench.desired = replace(bench.desired, dataplane=Dataplane(routes={**ELSEWHERE, **more}))
         await bench.quiet()
         assert bench.log.of("route.moved") == [{"count": 200, "was": "172.26.0.2", "now": "172.26.0.3"}]
-        assert [one["id"] for one in objects()] == [one["id"] for one in before]
-        assert {one["gateway"] for one in objects()} == {"172.26.0.3"}
+        assert groups() == {number: {"172.26.0.3": 1} for number in before}
         assert ip("route show proto bird").count("via 172.26.0.3 dev eth0") == 200 + others
         assert {**ELSEWHERE, **more}.items() <= (await kernel.routes()).items()
         # And back again, with one route more that goes through either object.
@@ -161,6 +171,131 @@ async def test_what_was_believed_of_objects_is_doubted_when_a_route_is_refused(k
     assert ip("route show proto bird").count("nhid") == 2
 
 
+BOTH = LEARNED.target.through(
+    (NextHop(IPv4Address("172.26.0.2"), "eth0", weight=3), NextHop(IPv4Address("172.27.0.2"), "eth1"))
+)
+SEVERAL = {key: Route.from_target(key, BOTH) for key in MANY}
+
+
+async def test_what_fails_leaves_its_group_and_comes_back_by_one_message_each(kernel: NetlinkKernel) -> None:
+    """The first next hop is withdrawn, then heard again: the routes are not touched."""
+    add_uplink()
+    fewer = {key: Route.from_target(key, BOTH.through(BOTH.hops[1:])) for key in SEVERAL}
+    async with running(Bench(kernel, Dataplane(routes=SEVERAL))) as bench:
+        await bench.quiet()
+        assert list(groups().values()) == [{"172.26.0.2": 3, "172.27.0.2": 1}]
+        before = written()
+        for now, gateways_now in ((fewer, {"172.27.0.2": 1}), (SEVERAL, {"172.26.0.2": 3, "172.27.0.2": 1})):
+            bench.desired = replace(bench.desired, dataplane=Dataplane(routes=now))
+            await bench.quiet()
+            assert list(groups().values()) == [gateways_now]
+            assert now.items() <= (await kernel.routes()).items()
+        assert written() == before
+        both, one = "172.26.0.2, 172.27.0.2", "172.27.0.2"
+        assert bench.log.of("route.moved") == [
+            {"count": 200, "was": both, "now": one},
+            {"count": 200, "was": one, "now": both},
+        ]
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("link set eth1 down", "eth1 is down"),
+        ("link set eth1-far down", "eth1 has no carrier"),
+        ("link del eth1", "eth1 is not there"),
+    ],
+)
+async def test_a_next_hop_goes_with_its_interface_and_comes_back_with_it(
+    kernel: NetlinkKernel, how: str, why: str
+) -> None:
+    """Down, without a carrier, or deleted: the kernel takes it out of groups and says nothing of that."""
+    add_uplink()
+    async with running(Bench(kernel, Dataplane(routes=SEVERAL))) as bench:
+        await bench.quiet()
+        before = written()
+        ip(how)
+        assert list(groups().values()) == [{"172.26.0.2": 3}]
+        await bench.quiet()
+        left = BOTH.through(BOTH.hops[:1])
+        snapshot = bench.reconciler.snapshot()
+        assert {snapshot.actual.routes[key].target for key in SEVERAL} == {left}
+        assert {*snapshot.waiting.values()} == {why}
+        if "del" in how:
+            add_uplink()
+        else:
+            ip(how.replace("down", "up"))
+        await bench.until(lambda: list(groups().values()) == [{"172.26.0.2": 3, "172.27.0.2": 1}], 2.0)
+        await bench.quiet()
+        assert SEVERAL.items() <= (await kernel.routes()).items()
+        assert written() == before
+
+
+@pytest.mark.parametrize("version", [4, 6])
+async def test_flows_of_next_hops_that_stay_do_not_move_in_a_resilient_group(version: int) -> None:
+    """Which way each of many flows goes is the kernel's word, before one of three next hops leaves and after."""
+    hops = tuple(
+        NextHop(ip_address(f"172.26.0.{last}" if version == 4 else f"fd26::{last}"), "eth0")
+        for last in (2, 3, 4)
+    )
+    block = ip_network("10.1.1.0/26" if version == 4 else "fd10:1::/122")
+    with fresh_namespace():
+        add_uplink("eth0", "172.26.0.1/24", "fd26::1/64")
+        sysctl.write(Sysctl(f"net/ipv{version}/fib_multipath_hash_policy", "1"))
+        kernel = NetlinkKernel(nexthop_objects=True, resilience=Resilience(buckets=64))
+        route = Route(RouteKey(block), hops=hops)
+        fewer = Route.from_target(route.key, route.target.through(hops[:2]))
+        assert await kernel.put_routes([route]) == ()
+        assert [one["type"] for one in objects() if "group" in one] == ["resilient"]
+        before = ways_of_flows(block)
+        assert set(before.values()) == {str(hop.gateway) for hop in hops}
+        assert await kernel.move_routes(route.target, fewer.target, [route.key])
+        after = ways_of_flows(block)
+        assert set(after.values()) == {str(hop.gateway) for hop in hops[:2]}
+        stayed = {flow: way for flow, way in before.items() if way in after.values()}
+        assert stayed.items() <= after.items()
+        assert (await kernel.routes())[route.key] == fewer
+        kernel.close()
+
+
+async def test_an_object_that_an_earlier_version_refers_to_keeps_the_others_from_moving(
+    kernel: NetlinkKernel,
+) -> None:
+    """It is no group, which alone can get another next hop."""
+    old, *rest = MANY.values()
+    ip(f"nexthop add id {OURS.start + 9} via 172.26.0.2 dev eth0")
+    ip(f"route add {old.key} nhid {OURS.start + 9} proto bird")
+    async with running(Bench(kernel, Dataplane(routes=MANY))) as bench:
+        await bench.quiet()
+        bench.desired = replace(bench.desired, dataplane=Dataplane(routes=ELSEWHERE))
+        await bench.quiet()
+        assert bench.log.of("route.moved") == []
+        assert ELSEWHERE.items() <= (await kernel.routes()).items()
+    assert len(rest) == 199
+
+
+def add_uplink(name: str = "eth1", *addresses: str) -> None:
+    ip(f"link add {name} type veth peer name {name}-far")
+    ip(f"link set {name}-far up")
+    ip(f"link set {name} up")
+    for address in addresses or ("172.27.0.1/24",):
+        ip(f"address add {address} dev {name}{' nodad' if ':' in address else ''}")
+
+
+def written() -> str:
+    """The routes of ours with the numbers of their groups, as nobody wrote them anew."""
+    return "\n".join(line for line in ip("route show proto bird").splitlines() if "nhid" in line)
+
+
+def ways_of_flows(block: IPv4Network | IPv6Network) -> dict[int, str]:
+    """The kernel's gateway for flows that differ in a port."""
+    found = {}
+    for port in range(1000, 1100):
+        (way,) = json.loads(ip(f"-j route get {block[1]} ipproto tcp sport {port} dport 80"))
+        found[port] = way["gateway"]
+    return found
+
+
 HOP = Nexthop(IPv4Address("172.26.0.2"), 3, onlink=True)
 
 
@@ -173,3 +308,20 @@ def test_an_object_is_these_bytes_and_these_bytes_are_the_object() -> None:
     assert rtnexthops.decode_nexthop(data, HEADER.size, len(data)) == (OURS.start, HOP)
     foreign = rtnexthops.nexthop_request(7, HOP)
     assert rtnexthops.decode_nexthop(foreign, HEADER.size, len(foreign)) is None
+
+
+def test_a_group_is_these_bytes_and_these_bytes_are_the_group() -> None:
+    members = [(OURS.start + 1, 1), (OURS.start, 3)]
+    data = rtnexthops.group_request(OURS.start + 2, members, resilience=Resilience(16, 30, 60))
+    numbers = "0800 0100 02000054 1400 0200 00000054 02 00 0000 01000054 00 00 0000"
+    assert data == bytes.fromhex(
+        f"58000000 6800 0106 00000000 00000000 00 00 0c 00 00000000 {numbers} 0600 0300 0100 0000"
+        "1c00 0c80 0600 0100 1000 0000 0800 0200 b80b0000 0800 0300 70170000"
+    )
+    group = Group(tuple(sorted(members)), is_resilient=True)
+    assert rtnexthops.decode_nexthop(data, HEADER.size, len(data)) == (OURS.start + 2, group)
+    plain = rtnexthops.group_request(OURS.start + 2, members, replaces=Group(()))
+    assert plain == bytes.fromhex(f"34000000 6800 0101 00000000 00000000 00 00 0c 00 00000000 {numbers}")
+    for wrong in (plain.replace(b"\x14\0\2\0", b"\x13\0\2\0"), data.replace(b"\6\0\3\0", b"\5\0\3\0")):
+        with pytest.raises(BadMessage, match="a group of"):
+            rtnexthops.decode_nexthop(wrong, HEADER.size, len(wrong))
