@@ -20,6 +20,7 @@ from agent.netlink.objects import (
     Address,
     FdbEntry,
     Neighbour,
+    NextHop,
     Route,
     RouteKey,
     RouteType,
@@ -81,6 +82,13 @@ class Values:
     @property
     def onlink(self) -> Route:
         return Route(self.block, gateway=self.vtep.address, device="eth0", onlink=True)
+
+    @property
+    def several(self) -> Route:
+        """Three of four packets by eth0, the others by eth1, which has no network of its own."""
+        other = self.vtep.address if self.block.version == 4 else IPv6Address("fe80::2")
+        hops = NextHop(self.far, "eth0", weight=3), NextHop(other, "eth1", self.block.version == 4)
+        return Route(self.block, hops=tuple(sorted(hops)))
 
     @property
     def blackhole(self) -> Route:
@@ -158,6 +166,7 @@ class World(Protocol):
 
     def delete_link(self, name: str) -> None: ...
     def set_link(self, name: str, *, up: bool) -> None: ...
+    def set_carrier(self, name: str, *, carrier: bool) -> None: ...
     def foreign_put(self, route: Route) -> None: ...
     def foreign_sysctl(self, name: str, value: str) -> None: ...
     def connect(self, source: Address, destination: Address) -> None: ...
@@ -172,6 +181,7 @@ class FakeWorld:
         self.kernel.add_link("eth1")
         self.delete_link = self.kernel.delete_link
         self.set_link = self.kernel.set_link
+        self.set_carrier = self.kernel.set_carrier
         self.foreign_put = self.kernel.foreign_put
         self.foreign_sysctl = self.kernel.foreign_sysctl
 
@@ -200,6 +210,9 @@ class RealWorld:
 
     def set_link(self, name: str, *, up: bool) -> None:
         ip(f"link set {name} {'up' if up else 'down'}")
+
+    def set_carrier(self, name: str, *, carrier: bool) -> None:
+        ip(f"link set {name}-far {'up' if carrier else 'down'}")
 
     def foreign_put(self, route: Route) -> None:
         ip(f"-{route.key.version} route replace {route}")

@@ -19,13 +19,14 @@ from agent.netlink.objects import (
     RTPROT_KERNEL,
     Address,
     AddressFlag,
+    NextHop,
     Route,
     RouteKey,
     Sysctl,
     Tunnel,
     TunnelKind,
 )
-from tests.contract.kernels import V4, V6, RealWorld, Values, World, connect
+from tests.contract.kernels import V4, V6, FakeWorld, RealWorld, Values, World, connect
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.fixtures.namespace import fresh_namespace, ip, kernel_has
 
@@ -319,6 +320,30 @@ async def test_an_ipv6_gateway_is_taken_only_where_its_own_route_is_over_the_sam
     own = Route(RouteKey(IPv6Network("fd10:1::/128")), device="eth1")
     assert await world.kernel.put_routes([own, tunnelled]) == ()
     assert (await world.kernel.routes())[V6.block] == tunnelled
+
+
+CROSSED = Route(V4.block, gateway=IPv6Address("fe80::2"), device="eth1")
+SEVERAL_CROSSED = Route(
+    V4.block, hops=(NextHop(V4.far, "eth0"), NextHop(IPv6Address("fe80::2"), "eth1", weight=256))
+)
+
+
+async def test_ipv4_goes_through_ipv6_gateways_and_ipv6_never_through_ipv4_ones(world: World) -> None:
+    for route in (CROSSED, SEVERAL_CROSSED, CROSSED):
+        assert await world.kernel.put_routes([route]) == ()
+        assert (await world.kernel.routes())[V4.block] == route
+    for route in (V6.direct.with_(gateway=V4.far), V6.several.with_(hops=SEVERAL_CROSSED.target.hops)):
+        (refusal,) = await world.kernel.put_routes([route])
+        assert refusal.what == route
+        assert V6.block not in await world.kernel.routes()
+
+
+@pytest.mark.parametrize("route", [CROSSED, SEVERAL_CROSSED], ids=["one", "several"])
+async def test_the_fake_is_an_old_kernel_without_via_when_told(route: Route) -> None:
+    fake = FakeWorld().kernel
+    fake.faults.add(Fault.NO_VIA)
+    (refusal,) = await fake.put_routes([route])
+    assert refusal.why == "IPv4 does not support RTA_VIA attribute"
 
 
 async def test_rules_are_read_and_what_they_do_to_a_forwarded_packet_is_asked() -> None:

@@ -18,7 +18,7 @@ def given(request: pytest.FixtureRequest) -> Values:
     return found
 
 
-@pytest.mark.parametrize("name", ["direct", "onlink", "blackhole", "pod"])
+@pytest.mark.parametrize("name", ["direct", "onlink", "blackhole", "pod", "several"])
 async def test_a_route_is_read_back_as_it_was_put(world: World, given: Values, name: str) -> None:
     route = getattr(given, name)
     assert await world.kernel.put_routes([route]) == ()
@@ -26,9 +26,103 @@ async def test_a_route_is_read_back_as_it_was_put(world: World, given: Values, n
 
 
 async def test_putting_again_is_success_and_putting_another_replaces(world: World, given: Values) -> None:
-    for route in (given.direct, given.direct, given.onlink, given.blackhole, given.direct):
+    for route in (
+        *(given.direct, given.direct, given.onlink, given.blackhole, given.direct, given.several),
+        *(given.several, given.direct, given.several, given.blackhole, given.several, other_ways(given)),
+    ):
         assert await world.kernel.put_routes([route]) == ()
         assert (await world.kernel.routes())[given.block] == route
+
+
+def other_ways(given: Values) -> Route:
+    """By the same interfaces with other weights, and with three next hops."""
+    first, second = given.several.target.hops
+    assert first.gateway is not None
+    third = replace(first, gateway=first.gateway + 5, weight=1)
+    hops = tuple(sorted((replace(first, weight=1), replace(second, weight=7), third)))
+    return given.several.with_(hops=hops)
+
+
+def left_of(given: Values, device: str) -> Route:
+    """What is left of several next hops without those over a device."""
+    hops = tuple(hop for hop in given.several.target.hops if hop.device != device)
+    return Route.from_target(given.block, given.several.target.through(hops))
+
+
+async def test_a_next_hop_whose_link_is_down_is_none_and_comes_back_by_being_put(
+    world: World, given: Values
+) -> None:
+    assert await world.kernel.put_routes([given.several]) == ()
+    world.set_link("eth1", up=False)
+    assert (await world.kernel.routes())[given.block] == left_of(given, "eth1")
+    (refusal,) = await world.kernel.put_routes([given.several])
+    assert refusal.what == given.several
+    assert (await world.kernel.routes())[given.block] == left_of(given, "eth1")
+    world.set_link("eth1", up=True)
+    assert await world.kernel.put_routes([given.several]) == ()
+    assert (await world.kernel.routes())[given.block] == given.several
+
+
+async def test_with_the_last_links_of_its_next_hops_a_route_goes(world: World, given: Values) -> None:
+    assert await world.kernel.put_routes([given.several, given.direct.with_(key=given.pod.key)]) == ()
+    world.set_link("eth0", up=False)
+    world.set_link("eth1", up=False)
+    assert (await world.kernel.routes()).keys().isdisjoint({given.block, given.pod.key})
+
+
+async def test_a_link_that_is_deleted_takes_its_next_hops_and_without_objects_ipv4_routes_as_well(
+    world: World, given: Values
+) -> None:
+    assert await world.kernel.put_routes([given.several]) == ()
+    moves = await world.kernel.move_routes(given.several.target, given.several.target, [given.block])
+    world.delete_link("eth1")
+    left = (await world.kernel.routes()).get(given.block)
+    assert left == (left_of(given, "eth1") if moves or given.block.version == 6 else None)
+    (refusal,) = await world.kernel.put_routes([given.several])
+    assert "there is no device eth1" in refusal.why
+
+
+async def test_what_is_read_after_a_carrier_was_lost_can_be_put_right(world: World, given: Values) -> None:
+    """With nexthop objects the kernel has dropped them; a plain route stays as it is, and leads nowhere."""
+    one = given.direct.with_(key=given.pod.key)
+    assert await world.kernel.put_routes([given.several, one]) == ()
+    moves = await world.kernel.move_routes(given.several.target, given.several.target, [given.block])
+    world.set_carrier("eth0", carrier=False)
+    found = await world.kernel.routes()
+    left = left_of(given, "eth0") if moves else given.several
+    assert (found.get(given.block), found.get(one.key)) == (left, None if moves else one)
+    world.set_carrier("eth0", carrier=True)
+    assert await world.kernel.put_routes([given.several, one]) == ()
+    found = await world.kernel.routes()
+    assert (found[given.block], found[one.key]) == (given.several, one)
+
+
+async def test_a_next_hop_leaves_and_comes_back_in_one_step_where_routes_share_objects(
+    world: World, given: Values
+) -> None:
+    other = given.several.with_(key=RouteKey(given.block.destination, metric=512))
+    both, keys = [given.several, other], [given.block, other.key]
+    assert await world.kernel.put_routes(both) == ()
+    fewer = left_of(given, "eth1").target
+    for was, now in ((given.several.target, fewer), (fewer, given.several.target)):
+        moved = await world.kernel.move_routes(was, now, keys)
+        found = await world.kernel.routes()
+        assert [found[key].target for key in keys] == [now if moved else given.several.target] * 2
+    assert await world.kernel.put_routes([given.direct]) == ()
+    found = await world.kernel.routes()
+    assert (found[given.block], found[other.key]) == (given.direct, other)
+
+
+async def test_a_route_of_several_next_hops_is_removed_and_others_are_met(
+    world: World, given: Values
+) -> None:
+    world.foreign_put(given.several.with_(protocol=11))
+    assert (await world.kernel.routes())[given.block] == given.several.with_(protocol=11)
+    assert await world.kernel.remove_routes([given.several]) == ()
+    assert given.block in await world.kernel.routes()
+    assert await world.kernel.put_routes([given.several]) == ()
+    assert await world.kernel.remove_routes([given.several]) == ()
+    assert given.block not in await world.kernel.routes()
 
 
 async def test_without_replacing_what_stands_there_stays(world: World, given: Values) -> None:

@@ -33,6 +33,7 @@ from agent.netlink.objects import (
     FdbEntry,
     Link,
     Neighbour,
+    NextHop,
     PolicyRule,
     Route,
     RouteKey,
@@ -52,6 +53,8 @@ class Fault(Enum):
     NO_NFTABLES = auto()
     NO_CONNTRACK = auto()
     CANNOT_LISTEN = auto()
+    NO_VIA = auto()
+    """A kernel before 5.2."""
 
 
 class FakeChanges:
@@ -83,7 +86,9 @@ class FakeKernel:
         """Packets that came out of a tunnel."""
         self.route_table: dict[RouteKey, Route] = {}
         self.moves_routes = False
-        """Whether routes share their target, so that they can be moved in one step."""
+        """Whether routes refer to nexthop objects, so that they can be moved in one step."""
+        self._written: dict[RouteKey, Route] = {}
+        """Routes with several next hops as they were put: without objects, those of a link that is down come back."""
         self.neighbour_table: dict[tuple[str, Address], Neighbour] = {}
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
         self.nft_table: Masquerade | None = None
@@ -126,7 +131,7 @@ class FakeKernel:
         gone = self.link_table.pop(name)
         del self.sysctl_table[f"net/ipv4/conf/{name}/proxy_arp"]
         self.tunnel_table.pop(name, None)
-        self.route_table = {key: route for key, route in self.route_table.items() if route.device != name}
+        self._lose_next_hops(name, deleted=True)
         self.neighbour_table = {
             key: entry for key, entry in self.neighbour_table.items() if entry.device != name
         }
@@ -144,12 +149,47 @@ class FakeKernel:
         """Somebody sets a link up or down."""
         self.link_table[name] = replace(self.link_table[name], up=up)
         if not up:
-            self.route_table = {key: route for key, route in self.route_table.items() if route.device != name}
+            self._lose_next_hops(name)
+        elif not self.moves_routes:
+            for key, route in self._written.items():
+                if key in self.route_table:
+                    self.route_table[key] = self._shown(route)
         self._tell_link(name)
+
+    def set_carrier(self, name: str, *, carrier: bool) -> None:
+        """Somebody pulls a link's cable, or puts it in again: nexthop objects go with it (nexthop_flush_dev)."""
+        self.link_table[name] = replace(self.link_table[name], carrier=carrier)
+        if not carrier and self.moves_routes:
+            self._lose_next_hops(name, by_gateway=True)
+        self._tell_link(name)
+
+    def _lose_next_hops(self, name: str, *, deleted: bool = False, by_gateway: bool = False) -> None:
+        """A link carries nothing any more: routes lose their next hops over it, or go; nothing is said of that.
+
+        With a link that is deleted an IPv4 route without objects goes as a whole (fib_sync_down_dev), one of IPv6
+        loses a next hop.
+        """
+        for key, route in tuple(self.route_table.items()):
+            hops = route.target.next_hops()
+            lost = {hop for hop in hops if hop.device == name and not (by_gateway and hop.gateway is None)}
+            left = tuple(hop for hop in hops if hop not in lost)
+            if lost and (not left or (deleted and key.version == 4 and not self.moves_routes)):
+                del self.route_table[key]
+                self._written.pop(key, None)
+            elif lost:
+                self.route_table[key] = Route.from_target(key, route.target.through(left))
+                if deleted or self.moves_routes:
+                    self._written.pop(key, None)
+
+    def _shown(self, route: Route) -> Route:
+        """Without the next hops whose link is down."""
+        hops = route.target.hops
+        up = tuple(hop for hop in hops if self.link_table[hop.device or ""].up)
+        return route if len(up) == len(hops) else Route.from_target(route.key, route.target.through(up))
 
     def foreign_put(self, route: Route) -> None:
         """Somebody writes a route, replacing what is there."""
-        self.route_table[route.key] = route
+        self._write(route)
         self._tell(ObjectsChanged(Kind.ROUTE, route))
 
     def foreign_delete(self, key: RouteKey) -> None:
@@ -245,15 +285,35 @@ class FakeKernel:
         await asyncio.sleep(0)
         return self.received_table.get(tunnel, 0) if tunnel in self.tunnel_table else 0
 
-    def _gateway_is_elsewhere(self, route: Route) -> bool:
+    def _is_elsewhere(self, hop: NextHop) -> bool:
         """Whether the way to an IPv6 gateway is over another device (ip6_route_check_nh_onlink)."""
-        gateway = route.gateway
-        if gateway is None or gateway.version == 4 or not route.target.onlink:
+        gateway = hop.gateway
+        if gateway is None or gateway.version == 4 or not hop.onlink:
             return False
         ways = [key for key in self.route_table if key.length and gateway in key.destination]
         if not ways:
             return False
-        return self.route_table[max(ways, key=lambda key: key.length)].device != route.device
+        longest = self.route_table[max(ways, key=lambda key: key.length)]
+        return hop.device not in longest.target.devices()
+
+    def _why_not(self, route: Route) -> str:
+        """What the kernel says of a route that it refuses; empty: it takes it."""
+        if route.key in self.refused:
+            return self.refused[route.key]
+        hops = route.target.next_hops()
+        absent = sorted(route.target.devices() - self.link_table.keys())
+        if absent:
+            return f"there is no device {absent[0]}"
+        for hop in hops:
+            if hop.device is not None and not self.link_table[hop.device].up:
+                return "Device for nexthop is not up"
+            version = hop.gateway.version if hop.gateway is not None else route.key.version
+            if version != route.key.version and (version == 4 or Fault.NO_VIA in self.faults):
+                # inet6_rtm_newroute; of old kernels fib_get_nhs.
+                return f"IPv{route.key.version} does not support RTA_VIA attribute"
+            if self._is_elsewhere(hop):
+                return "Nexthop has invalid gateway or device mismatch"
+        return "" if self._has(route.target.source) else "Invalid source address"
 
     def _has(self, source: Address | None) -> bool:
         """Whether it may be a route's source: it is one of this host's addresses."""
@@ -268,28 +328,30 @@ class FakeKernel:
         refusals = []
         for route in routes:
             self.writes.append(f"put {route}")
-            if route.key in self.refused:
-                refusals.append(Refusal(route, self.refused[route.key]))
-            elif route.device is not None and route.device not in self.link_table:
-                refusals.append(Refusal(route, f"there is no device {route.device}"))
-            elif self._gateway_is_elsewhere(route):
-                refusals.append(Refusal(route, "Nexthop has invalid gateway or device mismatch"))
-            elif not self._has(route.target.source):
-                refusals.append(Refusal(route, "Invalid source address"))
+            if why := self._why_not(route):
+                refusals.append(Refusal(route, why))
             elif not replace and route.key in self.route_table:
                 refusals.append(Refusal(route, "File exists", exists=True))
             else:
-                self.route_table[route.key] = route
+                self._write(route)
         return tuple(refusals)
 
     async def move_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
-        if not self.moves_routes or now.device not in self.link_table:
+        known = [self.route_table.get(key) for key in keys]
+        if not self.moves_routes or any(one is None or one.target != was for one in known):
+            return False
+        if any(self._why_not(Route.from_target(key, now)) for key in keys):
             return False
         self.writes.append(f"move {len(keys)}")
         for key in keys:
-            route = self.route_table[key]
-            self.route_table[key] = route.with_(gateway=now.gateway, device=now.device, onlink=now.onlink)
+            self._write(Route.from_target(key, self.route_table[key].target.through(now.next_hops())))
         return True
+
+    def _write(self, route: Route) -> None:
+        self.route_table[route.key] = route
+        self._written.pop(route.key, None)
+        if route.target.hops:
+            self._written[route.key] = route
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         await asyncio.sleep(0)
@@ -298,6 +360,7 @@ class FakeKernel:
             known = self.route_table.get(route.key)
             if known is not None and (known.protocol, known.type) == (route.protocol, route.type):
                 del self.route_table[route.key]
+                self._written.pop(route.key, None)
         return ()
 
     async def put_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
@@ -410,7 +473,10 @@ class FakeKernel:
         if host in self.ruled:
             return self.ruled[host]
         ways = [key for key in self.route_table if key.version == host.version and host in key.destination]
-        return self.route_table[max(ways, key=lambda key: key.length)].device if ways else None
+        if not ways:
+            return None
+        longest = self.route_table[max(ways, key=lambda key: key.length)]
+        return next((hop.device for hop in longest.target.next_hops()), None)
 
     def changes(self) -> FakeChanges:
         if Fault.CANNOT_LISTEN in self.faults:
