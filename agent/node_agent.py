@@ -62,7 +62,10 @@ from agent.peering.silent_nodes import SilentNodes
 from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
-from agent.service.start import fact_settings
+from agent.service.start import (
+    fact_settings,
+    resilience,
+)
 from agent.service.supervision import Supervision
 from agent.service.watches import Watched, Watches
 from agent.status import AgentStatus
@@ -107,7 +110,9 @@ class Agent:
     def _make_dataplane(self, config: Config, settings: FactSettings) -> UnderlayRoutes:
         """What follows the datastore and BGP into the kernel."""
         self._kernel = NetlinkKernel(
-            nexthop_objects=config.kernel.nexthop_objects, offload=settings.tunnel_offload is not None
+            nexthop_objects=config.kernel.nexthop_objects,
+            resilience=resilience(config),
+            offload=settings.tunnel_offload is not None,
         )
         self._reconciler = Reconciler(
             self._kernel,

@@ -27,6 +27,9 @@ LARGEST_LIMIT = 1 << 27
 """Of prefixes and of mebibytes: more than any machine has room for."""
 LONGEST_STALE_SECONDS = (1 << 24) - 1
 """RFC 9494 section 3.1: half a year."""
+MOST_BUCKETS = 0xFFFF
+"""NHA_RES_GROUP_BUCKETS has sixteen bits."""
+LONGEST_TIMER_SECONDS = 86_400
 LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}")
 
 
@@ -149,6 +152,15 @@ class KernelSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     nexthop_objects: bool = False
     """Routes refer to nexthop objects, where the kernel has them: faster, and `ip route` prints `nhid N`."""
+    resilient_groups: bool = False
+    """With `nexthop_objects`: when one of several next hops comes or goes, flows of the others stay where they are,
+    where the kernel has such groups (Linux 5.13)."""
+    resilient_buckets: int = 128
+    """Of a resilient group: flows are hashed to so many; more of them follow weights more exactly."""
+    resilient_idle_seconds: int = 120
+    """A bucket without packets for so long may be given to a next hop that came."""
+    resilient_unbalanced_seconds: int = 0
+    """After so long with too few buckets a next hop that came gets some in use, too; 0: never."""
     tunnel_offload: str = "keep"
     """Checksum offload of vxlan.calico and tunl0: `on`, `off` (some NICs and kernels spoil checksums), or `keep`."""
     open_forward: bool = True
@@ -284,6 +296,7 @@ def _bfd_errors(settings: BfdSettings) -> Iterator[str]:
 
 def _host_errors(config: Config) -> Iterator[str]:
     log, listen, offload = config.log, config.metrics.listen, config.kernel.tunnel_offload
+    yield from _kernel_errors(config.kernel)
     if log.level not in {"debug", "info", "warning", "error"}:
         yield f"log.level: {log.level!r} is none of debug, info, warning, error"
     if listen and not LISTEN.fullmatch(listen):
@@ -302,6 +315,16 @@ def _host_errors(config: Config) -> Iterator[str]:
             yield f"workloads.{key}: {error}; write a selector such as projectcalico.org/namespace == 'routers'"
     if config.routes.source not in {"bgp", "datastore"}:
         yield f"routes.source: {config.routes.source!r} is neither bgp nor datastore"
+
+
+def _kernel_errors(kernel: KernelSettings) -> Iterator[str]:
+    if kernel.resilient_groups and not kernel.nexthop_objects:
+        yield "kernel.resilient_groups: goes with kernel.nexthop_objects; set both or neither"
+    if not 1 <= kernel.resilient_buckets <= MOST_BUCKETS:
+        yield f"kernel.resilient_buckets: must be 1 to {MOST_BUCKETS}"
+    for key in ("resilient_idle_seconds", "resilient_unbalanced_seconds"):
+        if not 0 <= getattr(kernel, key) <= LONGEST_TIMER_SECONDS:
+            yield f"kernel.{key}: must be 0 to {LONGEST_TIMER_SECONDS}"
 
 
 def local_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ...]:

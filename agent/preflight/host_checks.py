@@ -25,6 +25,8 @@ CALICO = (*FELIX, "confd")
 BIRDS = ("bird", "bird6")
 NEXTHOPS_SINCE = (5, 3)
 """The first kernel with nexthop objects."""
+RESILIENT_SINCE = (5, 13)
+"""The first with resilient groups of them."""
 MOST_SKEW_SECONDS = 2.0
 """etcd's answer is dated in whole seconds."""
 FULL = 0.8
@@ -149,6 +151,13 @@ def _modules(facts: HostFacts) -> Iterator[HostFinding]:
             Severity.NOTE,
             "this kernel has no nexthop objects: routes are written without",
             f"kernel.nexthop_objects is set, the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
+            "apt install linux-image-amd64 && reboot",
+        )
+    if facts.wants_resilient_groups and facts.kernel is not None and facts.kernel < RESILIENT_SINCE:
+        yield HostFinding(
+            Severity.NOTE,
+            "this kernel has no resilient groups: flows may move when a next hop comes or goes",
+            f"kernel.resilient_groups is set, the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
             "apt install linux-image-amd64 && reboot",
         )
 

@@ -172,6 +172,8 @@ class HostFacts:
     """The setting `kernel.open_forward`."""
     wants_nexthops: bool = False
     """The setting `kernel.nexthop_objects`."""
+    wants_resilient_groups: bool = False
+    """The setting `kernel.resilient_groups`."""
     owned: frozenset[int] = frozenset()
     """rtm_protocol numbers of the agent's routes."""
     unread: Mapping[str, str] = field(default_factory=dict)

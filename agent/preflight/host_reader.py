@@ -88,6 +88,7 @@ async def read_host(kernel: Kernel, config: Config, root: Path = Path("/")) -> H
         agent_open_files=open_files(proc, agent) if agent is not None else None,
         opens_forward=config.kernel.open_forward,
         wants_nexthops=config.kernel.nexthop_objects,
+        wants_resilient_groups=config.kernel.resilient_groups,
         owned=frozenset({marks.learned, marks.blackhole, marks.datastore}),
         unread=unread,
     )

@@ -17,6 +17,7 @@ from agent.configuration.loading import load
 from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.kernel.ownership import Ownership
 from agent.datastore.etcd_settings import check_files
+from agent.netlink.rtnexthops import Resilience
 from ipam.selector import parse
 
 YOUNG_OBJECTS, COLLECTIONS_BETWEEN = 50_000, (20, 50)
@@ -65,6 +66,15 @@ def checked_settings(arguments: argparse.Namespace) -> Config:
     config = load(arguments.config, os.environ, {name: text for name, text in flags.items() if text})
     check_files(config.etcd)
     return config
+
+
+def resilience(config: Config) -> Resilience | None:
+    """How resilient groups spread flows; None: groups are not to be so."""
+    kernel = config.kernel
+    if not kernel.resilient_groups:
+        return None
+    idle, unbalanced = kernel.resilient_idle_seconds, kernel.resilient_unbalanced_seconds
+    return Resilience(kernel.resilient_buckets, idle, unbalanced)
 
 
 def fact_settings(config: Config) -> FactSettings:

@@ -68,8 +68,22 @@ class Reasons:
             case RouteClass.LEARNED:
                 peer = self._learned_from(destination)
                 block = f", block of {owner}" if owner is not None else ""
-                hop = facts.bgp_nexthops.get(route.key, route.gateway)
+                hop = facts.bgp_nexthops.get(route.key) or _gateways(route)
                 return f"learned from {peer}{block}" if peer else f"BGP, next hop {hop}{block}"
+
+
+def _gateways(route: Route) -> str:
+    return " and ".join(str(hop.gateway) for hop in route.target.next_hops() if hop.gateway is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedHop:
+    """One of several next hops."""
+
+    via: str
+    device: str
+    weight: int
+    onlink: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +94,17 @@ class ExplainedRoute:
     route: str
     """As `ip route` prints it."""
     via: str
+    """The gateway; several with their weights, where these differ."""
     device: str
+    """The interface, or each of several."""
     protocol: str
     kind: str
     why: str
     agrees: bool
     """Whether desired and actual state agree, or the route is no concern of ours."""
     state: str
+    hops: tuple[ExplainedHop, ...] = ()
+    """Of a route with several next hops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +198,27 @@ def explain(snapshot: RouteSnapshot, reasons: Reasons, key: RouteKey) -> Explain
     return ExplainedRoute(
         destination=str(key),
         route=str(shown),
-        via=str(shown.gateway or ""),
-        device=shown.device or "",
+        via=_via(shown),
+        device=", ".join(dict.fromkeys(hop.device or "" for hop in shown.target.next_hops())),
         protocol=protocol,
         kind=kind,
         why=why,
         agrees=state == IN_PLACE,
         state=state,
+        hops=tuple(
+            ExplainedHop(str(hop.gateway or ""), hop.device or "", hop.weight, hop.onlink)
+            for hop in shown.target.hops
+        ),
+    )
+
+
+def _via(route: Route) -> str:
+    hops = route.target.next_hops()
+    is_weighted = len({hop.weight for hop in hops}) > 1
+    return ", ".join(
+        f"{hop.gateway} weight {hop.weight}" if is_weighted else str(hop.gateway)
+        for hop in hops
+        if hop.gateway is not None
     )
 
 

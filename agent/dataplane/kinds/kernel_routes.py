@@ -106,6 +106,10 @@ class Routes(ObjectKind[RouteKey, Route]):
         if isinstance(delta, RoutePlan):
             for key, text in delta.waiting.items():
                 yield PlannedStep(self.name, "wait", str(desired[key]), "", text)
+            for key, text in delta.partial.items():
+                yield PlannedStep(
+                    self.name, "wait", str(desired[key]), str(given.actual.routes.get(key, "")), text
+                )
             for key, route in delta.conflicts.items():
                 reason = conflict_reason(route)
                 yield PlannedStep(self.name, "conflict", str(desired[key]), str(route), reason)

@@ -54,6 +54,12 @@ def test_our_own_environment_goes_before_calicos() -> None:
             "projectcalico.org/namespace == 'routers'",
         ),
         ("[bgp]\nhold_seconds = 2", "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)"),
+        (
+            "[kernel]\nresilient_groups = true",
+            "kernel.resilient_groups: goes with kernel.nexthop_objects; set both or neither",
+        ),
+        ("[kernel]\nresilient_buckets = 0", "kernel.resilient_buckets: must be 1 to 65535"),
+        ("[kernel]\nresilient_idle_seconds = -1", "kernel.resilient_idle_seconds: must be 0 to 86400"),
         ("[node]\nname = 'UPPER'", "node.name: 'UPPER' must be lower-case letters, digits, '-' and '.'"),
         (
             "[node]\naddress = '10.0.0.1'",

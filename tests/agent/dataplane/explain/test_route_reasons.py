@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from agent.dataplane.desired.route_producers import RouteClass
 from agent.dataplane.explain.dry_run import NextPass, dry_run
 from agent.dataplane.explain.route_reasons import (
     ExplainedRoute,
@@ -24,7 +25,7 @@ from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.all_kinds import all_kinds
 from agent.dataplane.kinds.object_kind import PlannedStep
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState, RouteSnapshot
-from agent.netlink.objects import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
+from agent.netlink.objects import Link, NextHop, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
 from ipam.model import EncapsulationMode
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.dataplane.reconcilers import Lines
@@ -184,6 +185,48 @@ def test_pages_behind_each_other_are_the_whole_table_once() -> None:
     assert set(found) == {
         str(key.destination) for key in (*snapshot.actual.routes, *snapshot.desired.dataplane.routes)
     }
+
+
+def two(*weights: int) -> Route:
+    """To the near node's block by two interfaces."""
+    addresses = (ip_address("172.26.5.10"), ip_address("fe80::1"))
+    hops = (NextHop(one, f"eth{number}", weight=weights[number]) for number, one in enumerate(addresses))
+    return Route(key(NEAR), hops=tuple(hops), route_class=RouteClass.LEARNED)
+
+
+@pytest.mark.parametrize(
+    ("route", "via"),
+    [(two(1, 1), "172.26.5.10, fe80::1"), (two(3, 1), "172.26.5.10 weight 3, fe80::1 weight 1")],
+)
+def test_several_next_hops_are_in_one_row_and_each_by_itself(route: Route, via: str) -> None:
+    known = given()
+    snapshot = snapshot_of(known, route)
+    row = said(snapshot, known, NEAR)
+    assert (row.via, row.device) == (via, "eth0, eth1")
+    assert row.route.count("nexthop") == 2
+    assert [(hop.via, hop.device, hop.weight) for hop in row.hops] == [
+        (str(hop.gateway), hop.device, hop.weight) for hop in route.target.hops
+    ]
+    assert row.state.startswith(f"differs: {NEAR} via 172.26.5.10 dev eth0")
+    assert said(snapshot_of(known), known, NEAR).hops == ()
+    dataplane = replace(snapshot.desired.dataplane, routes={route.key: route})
+    desired = replace(snapshot, desired=replace(snapshot.desired, dataplane=dataplane))
+    nobody = explain(desired, Reasons(replace(known, bgp_nexthops={}), {}), route.key)
+    assert (nobody.state, nobody.why) == ("in place", "BGP, next hop 172.26.5.10 and fe80::1, block of near")
+
+
+async def test_of_several_next_hops_one_that_cannot_be_used_now_is_waited_for() -> None:
+    known, route = given(), two(3, 1)
+    left = Route.from_target(route.key, route.target.through(route.target.hops[:1]))
+    snapshot = snapshot_of(known, left)
+    routes = {**snapshot.desired.dataplane.routes, route.key: route}
+    dataplane = replace(snapshot.desired.dataplane, routes=routes)
+    snapshot = replace(snapshot, desired=replace(snapshot.desired, dataplane=dataplane))
+    (step,) = await steps(snapshot, known)
+    assert (step.verb, step.what, step.was, step.why) == (
+        *("wait", str(route), str(left)),
+        "eth1 is not there",
+    )
 
 
 @pytest.mark.parametrize(

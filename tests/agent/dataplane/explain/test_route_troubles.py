@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from agent.dataplane.kernel.calico_names import TUNL0
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.states import ActualState, DesiredState, RouteSnapshot
-from agent.netlink.objects import Prefix, Route, RouteKey, RouteType, Tunnel, TunnelKind
+from agent.netlink.objects import NextHop, Prefix, Route, RouteKey, RouteType, Tunnel, TunnelKind
 from agent.trouble import Trouble
 from ipam.model import NodeName
 from tests.scenes.dataplane.route_facts import ALWAYS, FAR, HOPS, NEAR, facts, pool
@@ -102,6 +102,37 @@ def test_an_interface_that_is_gone_renamed_or_down_is_named_with_its_pod(
     given = snapshot(POD, waiting={POD.key: why})
     found = sentences(given, pods=lambda: {"cali1": "web"}, now_named=lambda _: now_named)
     assert found == [f"interface: pod web (cali1): {end}"]
+
+
+SEVERAL = Route(
+    BLOCK, hops=(NextHop(IPv4Address("172.26.5.10"), "eth0"), NextHop(IPv6Address("fe80::1"), "eth1"))
+)
+OTHER = Route(RouteKey(IPv4Network("192.168.32.0/26")), hops=SEVERAL.target.hops)
+
+
+def test_next_hops_that_an_interface_takes_with_it_are_told_by_the_interface() -> None:
+    """With the others left, and with none."""
+    left = Route(BLOCK, gateway=IPv4Address("172.26.5.10"), device="eth0")
+    without = "eth1 has no carrier; 192.168.31.64/26 has its other next hops alone"
+    cure = "look at its cable, and at what is at the other end"
+    given = snapshot(SEVERAL, actual=(left,), waiting={BLOCK: "eth1 has no carrier"})
+    assert sentences(given) == [f"interface: eth1: {without}; {cure}"]
+    given = snapshot(SEVERAL, waiting={BLOCK: "eth0 is down, eth1 has no carrier"})
+    assert sentences(given) == [
+        "interface: eth0: eth0 is down; 192.168.31.64/26 cannot be reached; ip link set eth0 up",
+        f"interface: eth1: eth1 has no carrier; 192.168.31.64/26 cannot be reached; {cure}",
+    ]
+    waiting = {BLOCK: "eth1 has no carrier", OTHER.key: "eth1 has no carrier"}
+    assert sentences(snapshot(SEVERAL, OTHER, actual=(left,), waiting=waiting)) == [
+        f"interface: eth1: {without}, 1 more cannot be reached; {cure}"
+    ]
+
+
+def test_a_refused_route_of_several_next_hops_names_them() -> None:
+    (only,) = sentences(snapshot(SEVERAL, refused={BLOCK: "Nexthop has invalid gateway"}))
+    assert only.startswith(
+        "route: routes via 172.26.5.10 dev eth0 and via inet6 fe80::1 dev eth1: the kernel refuses"
+    )
 
 
 def test_a_route_of_somebody_else_in_our_place_is_told_with_whose_it_is() -> None:
