@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 from agent.clock import Clock
@@ -35,7 +36,7 @@ from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.dataplane.report import Counters, Report
 from agent.dataplane.trigger import PassLimiter, PassTiming, Trigger
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import Link, Route, RouteKey
+from agent.netlink.objects import Address, Link, Route, RouteKey
 from agent.trouble import Trouble, TroubleKind
 
 __all__ = ["DesiredState", "Reconciler", "Report"]
@@ -115,6 +116,7 @@ class Reconciler:
         self._cleanup = ConntrackCleanup(kernel, self._counters, log)
         self._inherited = Inherited()
         self._desired = DesiredState(Dataplane(), complete=False, bgp_complete=False)
+        self._avoided: frozenset[Address] = frozenset()
         self._plan = RoutePlan({}, {}, {}, {}, {})
         """The last pass's, for routes."""
         self._to_compare = RoutesToCompare()
@@ -190,6 +192,18 @@ class Reconciler:
     def now_named(self, device: str) -> str | None:
         """The name that a link has now that was last seen by this one; None: it is gone, or has it still."""
         return self._links.now_named(device)
+
+    async def avoid(self, gateways: frozenset[Address]) -> None:
+        """These gateways, and no others, do not answer: by BFD, or by whoever else knows it before BGP.
+
+        Routes that have another next hop leave them, at once for all routes where the kernel has nexthop objects, else
+        with the next pass; a gateway that is avoided no more comes back with it. Raises KernelError.
+        """
+        new, self._avoided = gateways - self._avoided, gateways
+        self._to_compare.add(None)
+        if new and await self._kernel.leave_next_hops(new):
+            self._events.stale.add(Kind.ROUTE)
+        self.trigger()
 
     async def wait_for_routes(self, keys: Iterable[RouteKey], timeout: float) -> None:
         """Wait until the kernel holds the desired route at each key, at least for one whole pass.
@@ -313,7 +327,8 @@ class Reconciler:
         await self._read_links()
         self._computed += 1
         serial = self._computed
-        before, self._desired = self._desired, await self._compute_desired(self._links.links)
+        before, desired = self._desired, await self._compute_desired(self._links.links)
+        self._desired = replace(desired, avoided=self._avoided) if self._avoided else desired
         self._to_compare.add(self._desired.touched if self._desired.trust == before.trust else None)
         await self._read_stale()
         self._applier.begin()

@@ -113,6 +113,20 @@ async def test_a_next_hop_leaves_and_comes_back_in_one_step_where_routes_share_o
     assert (found[given.block], found[other.key]) == (given.direct, other)
 
 
+async def test_a_gateway_that_does_not_answer_is_left_where_there_is_another(
+    world: World, given: Values
+) -> None:
+    other = given.several.with_(key=RouteKey(given.block.destination, metric=512))
+    alone = given.direct.with_(key=given.pod.key)
+    assert await world.kernel.put_routes([given.several, other, alone]) == ()
+    changed = await world.kernel.leave_next_hops([given.far])
+    found = await world.kernel.routes()
+    left = left_of(given, "eth0").target if changed else given.several.target
+    assert changed == await world.kernel.move_routes(left, given.several.target, [given.block, other.key])
+    assert (found[given.block].target, found[other.key].target, found[alone.key]) == (left, left, alone)
+    assert await world.kernel.leave_next_hops([given.near]) == 0
+
+
 async def test_a_route_of_several_next_hops_is_removed_and_others_are_met(
     world: World, given: Values
 ) -> None:

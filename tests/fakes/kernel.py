@@ -347,6 +347,15 @@ class FakeKernel:
             self._write(Route.from_target(key, self.route_table[key].target.through(now.next_hops())))
         return True
 
+    async def leave_next_hops(self, gateways: Collection[Address]) -> int:
+        changed = set()
+        for key, route in self.route_table.items() if self.moves_routes else ():
+            left = tuple(hop for hop in route.target.hops if hop.gateway not in gateways)
+            if left and len(left) < len(route.target.hops):
+                self.route_table[key] = Route.from_target(key, route.target.through(left))
+                changed.add(route.target.hops)
+        return len(changed)
+
     def _write(self, route: Route) -> None:
         self.route_table[route.key] = route
         self._written.pop(route.key, None)

@@ -217,6 +217,11 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         with self._nexthops.in_use():
             return await self._nexthops.move(groups[0], groups[1], self._decoder.nexthops)
 
+    async def leave_next_hops(self, gateways: Collection[Address]) -> int:
+        """Take gateways out of every group of nexthop objects that has others; from how many. Raises KernelError."""
+        with self._nexthops.in_use():
+            return await self._nexthops.leave(gateways)
+
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
         return await self._carry_out(routes, encoded(routes, rtroutes.route_deletion), GONE)

@@ -30,6 +30,7 @@ from agent.netlink.netlink_socket import (
     dump,
     reason,
 )
+from agent.netlink.objects import Address
 from agent.netlink.rtnexthops import OURS, Group, Hops, Nexthop, Resilience, unweighted
 
 COMPATIBLE = "net/ipv4/nexthop_compat_mode"
@@ -143,6 +144,21 @@ class Nexthops:
             rtnexthops.group_request(number, members[now], replaces=there.groups[number]) for number in groups
         ]
         return not await self._requests.execute(requests)
+
+    async def leave(self, gateways: Collection[Address]) -> int:
+        """Take gateways out of every group that has others; from how many. Raises KernelError."""
+        there = await self._look() if self.wanted else None
+        if there is None:
+            return 0
+        gone = {number for number, hop in there.singles.items() if hop.gateway in gateways}
+        requests = [
+            rtnexthops.group_request(number, left, replaces=group)
+            for number, group in there.groups.items()
+            if (left := [pair for pair in group.members if pair[0] not in gone])
+            if len(left) < len(group.members)
+        ]
+        self.invalidate()
+        return len(requests) - len(await self._requests.execute(requests)) if requests else 0
 
     async def _make(self, wanted: list[Hops], there: _Objects) -> None:
         """Make groups; what the kernel refuses here it refuses as a plain route too, and there it says so of it."""

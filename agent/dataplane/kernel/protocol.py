@@ -133,6 +133,13 @@ class Kernel(Protocol):
         False: this kernel, or one of these routes, does not allow it; they may be replaced one by one.
         """
 
+    async def leave_next_hops(self, gateways: Collection[Address]) -> int:
+        """Take gateways out of what routes share, wherever another next hop is left; from how much of it.
+
+        One message for each group of nexthop objects, whatever the number of routes; 0: this kernel shares nothing, or
+        nothing leads there among others. Which routes have changed is to be read. Raises KernelError.
+        """
+
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
 

@@ -152,7 +152,7 @@ def route_diff(given: Comparison, ownership: Ownership) -> Work[RoutePlan]:
             if known is not None and is_removable(known):
                 unwanted[key] = known
             continue
-        if known is route:
+        if known is route and not route[1].hops:  # of several next hops fewer may be in force now
             continue
         way = ways.of(key, route[1])
         if known is not None and is_same(known[1], way.wanted if way.target is None else way.target):
@@ -258,6 +258,13 @@ class _Ways:
         hops = target.next_hops()
         reasons = {hop: self._obstacle(hop) for hop in hops}
         usable = tuple(hop for hop in hops if not reasons[hop])
+        answering = tuple(hop for hop in usable if hop.gateway not in self._given.desired.avoided)
+        if answering and len(answering) < len(usable):
+            for hop in usable:
+                reasons[hop] = (
+                    "" if hop in answering else f"{hop.device} leads to {hop.gateway}, which does not answer"
+                )
+            usable = answering
         why = ", ".join(dict.fromkeys(reason for reason in reasons.values() if reason))
         if len(usable) == len(hops):
             return _Way(target, target, why)

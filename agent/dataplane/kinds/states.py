@@ -14,7 +14,7 @@ from agent.dataplane.inputs.facts import RefusedClaim
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Ownership
-from agent.netlink.objects import RTPROT_KERNEL, Link, Route, RouteKey, RouteTarget, RouteType
+from agent.netlink.objects import RTPROT_KERNEL, Address, Link, Route, RouteKey, RouteTarget, RouteType
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,9 @@ class DesiredState:
     """What the datastore says and does not follow from it here."""
     above_the_host: frozenset[int] = frozenset()
     """Versions of IP in which a default route of ours may stand above one of the host's own."""
+
+    avoided: frozenset[Address] = frozenset()
+    """Gateways that do not answer: packets go by another next hop of the same route, where there is one."""
 
     def refusal(self, key: RouteKey) -> str:
         """Why nothing leads to a prefix that the datastore speaks of; empty: it is not refused."""

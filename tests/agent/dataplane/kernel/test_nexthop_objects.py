@@ -258,6 +258,35 @@ async def test_flows_of_next_hops_that_stay_do_not_move_in_a_resilient_group(ver
         kernel.close()
 
 
+async def test_what_does_not_answer_is_left_at_once_and_kept_out_until_it_answers_again(
+    kernel: NetlinkKernel,
+) -> None:
+    """The routes are desired as before: BGP has yet to hear of it."""
+    add_uplink()
+    async with running(Bench(kernel, Dataplane(routes=SEVERAL))) as bench:
+        await bench.quiet()
+        before = written()
+        await bench.reconciler.avoid(frozenset({IPv4Address("172.26.0.2")}))
+        assert list(groups().values()) == [{"172.27.0.2": 1}]
+        await bench.quiet()
+        assert list(groups().values()) == [{"172.27.0.2": 1}]
+        why = {*bench.reconciler.snapshot().waiting.values()}
+        assert why == {"eth0 leads to 172.26.0.2, which does not answer"}
+        both = frozenset({IPv4Address("172.26.0.2"), IPv4Address("172.27.0.2")})
+        await bench.reconciler.avoid(both)  # and now nothing is better than anything else
+        await bench.quiet()
+        assert list(groups().values()) == [{"172.26.0.2": 3, "172.27.0.2": 1}]
+        await bench.reconciler.avoid(frozenset({IPv4Address("172.27.0.2")}))
+        assert list(groups().values()) == [{"172.26.0.2": 3, "172.27.0.2": 1}]  # it was known
+        await bench.quiet()
+        assert list(groups().values()) == [{"172.26.0.2": 1}]
+        await bench.reconciler.avoid(frozenset())
+        await bench.quiet()
+        assert list(groups().values()) == [{"172.26.0.2": 3, "172.27.0.2": 1}]
+        assert SEVERAL.items() <= (await kernel.routes()).items()
+        assert written() == before
+
+
 async def test_an_object_that_an_earlier_version_refers_to_keeps_the_others_from_moving(
     kernel: NetlinkKernel,
 ) -> None:
