@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,7 @@ from tests.fakes.kernel import FakeKernel, Fault
 from tests.fixtures.namespace import fresh_namespace, ip, kernel_has
 
 PATIENCE_SECONDS = 5.0
+NOWHERE: dict[str, Any] = {"gateway": None, "device": None, "onlink": False}
 FOREIGN = V4.direct.with_(protocol=11)
 IPIP = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
 NETWORK = IPv4Network
@@ -265,8 +267,10 @@ async def test_tunl0_is_adopted_set_and_never_deleted(world: World) -> None:
         await world.kernel.put_tunnel(desired)
         assert (await world.kernel.tunnels())[TUNL0] == desired
     routed = V4.onlink.with_(device=TUNL0, gateway=IPv4Address("172.26.0.2"))
-    assert await world.kernel.put_routes([routed]) == ()
-    assert (await world.kernel.routes())[V4.block] == routed
+    other = replace(routed.target.next_hops()[0], gateway=IPv4Address("172.26.0.3"), weight=2)
+    for route in (routed, routed.with_(hops=(*routed.target.next_hops(), other), **NOWHERE), routed):
+        assert await world.kernel.put_routes([route]) == ()
+        assert (await world.kernel.routes())[V4.block] == route
     for _ in range(2):
         await world.kernel.remove_tunnel(TUNL0)
         left = (await world.kernel.tunnels())[TUNL0]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import Route, RouteKey
+from agent.netlink.objects import NextHop, Route, RouteKey
 from tests.contract.kernels import V4, V6, Values, World
 
 
@@ -47,6 +47,19 @@ def left_of(given: Values, device: str) -> Route:
     """What is left of several next hops without those over a device."""
     hops = tuple(hop for hop in given.several.target.hops if hop.device != device)
     return Route.from_target(given.block, given.several.target.through(hops))
+
+
+async def test_several_next_hops_lead_through_a_tunnel(world: World, given: Values) -> None:
+    await world.kernel.put_tunnel(given.vxlan)
+    vteps = (given.vtep.address, given.vtep.address + 7)
+    hops = tuple(
+        NextHop(one, given.vxlan.name, onlink=True, weight=number) for number, one in enumerate(vteps, 1)
+    )
+    route = Route(given.block, hops=hops, protocol=3)
+    assert await world.kernel.put_routes([route]) == ()
+    assert (await world.kernel.routes())[given.block] == route
+    await world.kernel.remove_tunnel(given.vxlan.name)
+    assert given.block not in await world.kernel.routes()
 
 
 async def test_a_next_hop_whose_link_is_down_is_none_and_comes_back_by_being_put(

@@ -258,6 +258,55 @@ async def test_flows_of_next_hops_that_stay_do_not_move_in_a_resilient_group(ver
         kernel.close()
 
 
+DRIFTS = [
+    (version, with_objects, drift)
+    for version in (4, 6)
+    for with_objects in (True, False)
+    for drift in (
+        "-{version} route replace {key} via {first} dev eth0 proto bird",
+        "-{version} route replace {key} proto bird nexthop via {first} dev eth0 nexthop via {second} dev eth0 weight 9",
+        "-{version} route del {key} proto bird",
+    )
+]
+DRIFTS += [
+    (version, True, drift)
+    for version in (4, 6)
+    for drift in (
+        "nexthop del id {member}",
+        "nexthop replace id {group} group {member}",
+        "nexthop flush",
+    )
+]
+DRIFTS += [(6, False, "-6 route del {key} via {first} dev eth0")]
+
+
+@pytest.mark.parametrize(("version", "with_objects", "drift"), DRIFTS)
+async def test_what_others_do_to_several_next_hops_is_mended(
+    kernel: NetlinkKernel, version: int, with_objects: bool, drift: str
+) -> None:
+    ip("address add fd26::1/64 dev eth0 nodad")
+    key = RouteKey(ip_network("10.1.1.0/26" if version == 4 else "fd10:1::/122"))
+    addresses = [ip_address(f"172.26.0.{one}" if version == 4 else f"fd26::{one}") for one in (2, 3)]
+    route = Route(key, hops=tuple(NextHop(one, "eth0", weight=2) for one in addresses))
+    plain = NetlinkKernel()
+    async with running(Bench(kernel if with_objects else plain, Dataplane(routes={key: route}))) as bench:
+        await bench.quiet()
+        there = await plain.routes()
+        assert there[key] == route
+        numbers = {
+            kind: min((one["id"] for one in objects() if kind in one), default=0)
+            for kind in ("gateway", "group")
+        }
+        first, second = addresses
+        words = {"member": numbers["gateway"], "group": numbers["group"], "first": first, "second": second}
+        ip(drift.format(**words, key=key, version=version))
+        assert (await plain.routes()).get(key) != route
+        await bench.until(lambda: bench.reconciler.report().drift.get("route", 0) > 0, 2.0)
+        await bench.quiet()
+        assert (await plain.routes())[key] == route
+    plain.close()
+
+
 async def test_what_does_not_answer_is_left_at_once_and_kept_out_until_it_answers_again(
     kernel: NetlinkKernel,
 ) -> None:
