@@ -34,7 +34,6 @@ from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
 from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.dataplane_objects import Dataplane
-from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.datastore.datastore_lock import LockableStore
 from agent.datastore.etcd_settings import etcd_config
@@ -64,7 +63,7 @@ from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
 from agent.service.start import (
     fact_settings,
-    resilience,
+    kernel_of,
 )
 from agent.service.supervision import Supervision
 from agent.service.watches import Watched, Watches
@@ -109,11 +108,7 @@ class Agent:
 
     def _make_dataplane(self, config: Config, settings: FactSettings) -> UnderlayRoutes:
         """What follows the datastore and BGP into the kernel."""
-        self._kernel = NetlinkKernel(
-            nexthop_objects=config.kernel.nexthop_objects,
-            resilience=resilience(config),
-            offload=settings.tunnel_offload is not None,
-        )
+        self._kernel = kernel_of(config)
         self._reconciler = Reconciler(
             self._kernel,
             self._desired_state,

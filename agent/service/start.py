@@ -15,6 +15,7 @@ from pathlib import Path
 from agent.configuration.config import Config, ConfigError, accepted_prefixes, local_prefixes
 from agent.configuration.loading import load
 from agent.dataplane.inputs.facts import FactSettings
+from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.datastore.etcd_settings import check_files
 from agent.netlink.rtnexthops import Resilience
@@ -68,13 +69,13 @@ def checked_settings(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def resilience(config: Config) -> Resilience | None:
-    """How resilient groups spread flows; None: groups are not to be so."""
+def kernel_of(config: Config) -> NetlinkKernel:
+    """The kernel, programmed as the settings say."""
     kernel = config.kernel
-    if not kernel.resilient_groups:
-        return None
     idle, unbalanced = kernel.resilient_idle_seconds, kernel.resilient_unbalanced_seconds
-    return Resilience(kernel.resilient_buckets, idle, unbalanced)
+    resilience = Resilience(kernel.resilient_buckets, idle, unbalanced) if kernel.resilient_groups else None
+    offload = fact_settings(config).tunnel_offload is not None
+    return NetlinkKernel(nexthop_objects=kernel.nexthop_objects, resilience=resilience, offload=offload)
 
 
 def fact_settings(config: Config) -> FactSettings:

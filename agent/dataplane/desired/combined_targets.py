@@ -26,17 +26,17 @@ def combine(targets: Sequence[tuple[RouteTarget, int]]) -> RouteTarget:
     A target that has several itself hands its weight on to them as they share it. What leads nowhere (a blackhole)
     counts only where nothing leads anywhere: the kernel takes none among several next hops (nh_check_attr_group).
     """
-    ways = [(target, hops, weight) for target, weight in targets if (hops := target.next_hops())]
-    if not ways:
+    leading = [(target, hops, weight) for target, weight in targets if (hops := target.next_hops())]
+    if not leading:
         return targets[0][0]
     # A target's weight is divided by the sum of its next hops' without a remainder.
-    whole = lcm(*(sum(hop.weight for hop in hops) for _, hops, _ in ways))
+    whole = lcm(*(sum(hop.weight for hop in hops) for _, hops, _ in leading))
     shares = Counter[NextHop]()
-    for _, hops, weight in ways:
+    for _, hops, weight in leading:
         unit = whole // sum(hop.weight for hop in hops) * max(1, weight)
         for hop in hops:
             shares[_bare(hop)] += unit * hop.weight
-    first = next((target for target, _, _ in ways if target.protocol != RTPROT_BOOT), ways[0][0])
+    first = next((target for target, _, _ in leading if target.protocol != RTPROT_BOOT), leading[0][0])
     return first.through(_weighted(shares))
 
 

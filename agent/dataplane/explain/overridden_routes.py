@@ -28,11 +28,11 @@ def overridden(
         ours = next((desired[key] for key in other.key.around() if key in desired), None)
         if ours is None or ours.type is not RouteType.UNICAST:
             continue
-        if not _ways(other) <= _ways(ours):
+        if not _next_hops(other) <= _next_hops(ours):
             yield ours, other
 
 
-def _ways(route: Route) -> frozenset[tuple[Address | None, str | None]]:
+def _next_hops(route: Route) -> frozenset[tuple[Address | None, str | None]]:
     """Where packets go."""
     return frozenset((hop.gateway, hop.device) for hop in route.target.next_hops()) or NOWHERE
 

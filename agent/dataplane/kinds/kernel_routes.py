@@ -142,7 +142,7 @@ def route_diff(given: Comparison, ownership: Ownership) -> Work[RoutePlan]:
     conflicts: dict[RouteKey, Route] = {}
     waiting: dict[RouteKey, str] = {}
     unwanted: dict[RouteKey, Route] = {}
-    ways, is_same, is_removable = _Ways(given), _Sameness(), _removable(given, ownership)
+    in_force, is_same, is_removable = _InForce(given), _Sameness(), _removable(given, ownership)
     for number, (key, route, known) in enumerate(
         _pairs(desired.dataplane.routes, actual, given.route_keys), 1
     ):
@@ -154,22 +154,22 @@ def route_diff(given: Comparison, ownership: Ownership) -> Work[RoutePlan]:
             continue
         if known is route and not route[1].hops:  # of several next hops fewer may be in force now
             continue
-        way = ways.of(key, route[1])
-        if known is not None and is_same(known[1], way.wanted if way.target is None else way.target):
+        usable = in_force.of(key, route[1])
+        if known is not None and is_same(known[1], usable.wanted if usable.target is None else usable.target):
             continue
         if known is not None and not ownership.is_ours(known):
             conflicts[key] = known
-        elif way.target is None:
-            waiting[key] = way.obstacle
+        elif usable.target is None:
+            waiting[key] = usable.obstacle
         else:
             steps = create if known is None else replaced
-            steps[key] = route if way.target is route[1] else Route.from_target(key, way.target)
+            steps[key] = route if usable.target is route[1] else Route.from_target(key, usable.target)
     _leave_to_the_host(given, ownership, (create, replaced, waiting), unwanted, conflicts)
     if not desired.complete:
-        return RoutePlan(create, {}, {}, conflicts, waiting, partial=ways.partial)
+        return RoutePlan(create, {}, {}, conflicts, waiting, partial=in_force.partial)
     withdrawn = _withdrawn(desired, unwanted, ownership)
     moves = find_moves(replaced, actual, ownership)
-    return RoutePlan(create, replaced, unwanted, conflicts, waiting, withdrawn, moves, ways.partial)
+    return RoutePlan(create, replaced, unwanted, conflicts, waiting, withdrawn, moves, in_force.partial)
 
 
 SHORT_KEYS: Mapping[int, tuple[RouteKey, ...]] = {
@@ -221,7 +221,7 @@ def _needed_tunnels(given: Comparison) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _Usable:
     """How far a desired target can be in force now."""
 
     wanted: RouteTarget
@@ -231,7 +231,7 @@ class _Way:
     """Why it is not as wanted."""
 
 
-class _Ways:
+class _InForce:
     """What of each target can be in force, asked once per target: very many routes share one.
 
     By a device without a carrier nothing is sent to a gateway: the kernel has no nexthop object there, and keeps plain
@@ -240,21 +240,21 @@ class _Ways:
 
     def __init__(self, given: Comparison) -> None:
         self._given = given
-        self._known: dict[int, _Way] = {}
+        self._known: dict[int, _Usable] = {}
         self._obstacles: dict[tuple[str, bool], str] = {}
         self.partial: dict[RouteKey, str] = {}
         """Of the keys that were asked for, those of which some next hops can be in force and some not -> why."""
 
-    def of(self, key: RouteKey, target: RouteTarget) -> _Way:
+    def of(self, key: RouteKey, target: RouteTarget) -> _Usable:
         """What of a key's target; by identity: it lives as long as this does."""
         found = self._known.get(id(target))
         if found is None:
-            found = self._known[id(target)] = self._way(target)
+            found = self._known[id(target)] = self._usable(target)
         if found.obstacle and found.target is not None:
             self.partial[key] = found.obstacle
         return found
 
-    def _way(self, target: RouteTarget) -> _Way:
+    def _usable(self, target: RouteTarget) -> _Usable:
         hops = target.next_hops()
         reasons = {hop: self._obstacle(hop) for hop in hops}
         usable = tuple(hop for hop in hops if not reasons[hop])
@@ -267,8 +267,8 @@ class _Ways:
             usable = answering
         why = ", ".join(dict.fromkeys(reason for reason in reasons.values() if reason))
         if len(usable) == len(hops):
-            return _Way(target, target, why)
-        return _Way(target, target.through(usable) if usable else None, why)
+            return _Usable(target, target, why)
+        return _Usable(target, target.through(usable) if usable else None, why)
 
     def _obstacle(self, hop: NextHop) -> str:
         """Why no route can lead there; empty: one can."""

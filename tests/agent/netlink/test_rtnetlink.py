@@ -280,12 +280,48 @@ def test_every_route_survives_the_wire(route: Route) -> None:
     assert rtroutes.decode_route(data, HEADER.size, len(data), name_of) == route
 
 
+def decoded_twice(data: bytes) -> None:
+    """Whole, and by its shape."""
+    decoder = RouteDecoder(name_of)
+    for _ in range(2):
+        decoder.decode(data, 0, len(data))
+
+
+def as_dumped(route: Route) -> bytes:
+    """The body as the kernel has it in a dump, the table first."""
+    data = rtroutes.route_request(route, index_of(route), interfaces=indexes_of(route))[HEADER.size :]
+    return data[:12] + rtnetlink.attribute(rtroutes.RTA_TABLE, (254).to_bytes(4, "little")) + data[12:]
+
+
+@given(st.lists(routes | through_several, min_size=1, max_size=4), st.lists(networks, min_size=1, max_size=8))
+@settings(derandomize=True, max_examples=100)
+def test_a_dump_is_read_as_each_of_its_routes_and_equal_targets_are_one_object(
+    some: list[Route], prefixes: list[IPv4Network]
+) -> None:
+    decoder = RouteDecoder(name_of)
+    decoder.begin()
+    found: list[Route] = []
+    for route in some:
+        for prefix in prefixes:
+            body = as_dumped(Route.from_target(RouteKey(prefix, metric=route.key.metric), route.target))
+            alone = rtroutes.decode_route(body, 0, len(body), name_of)
+            decoded = decoder.decode(body, 0, len(body))
+            assert decoded == alone
+            found += [decoded] if decoded is not None else []
+    by_shape: dict[tuple[object, ...], set[int]] = {}
+    for route in found:
+        shape = route.target, route.key.length, route.key.metric
+        by_shape.setdefault(shape, set()).add(id(route.target))
+    assert all(len(objects) == 1 for objects in by_shape.values())
+
+
 @given(st.binary(max_size=120))
 @settings(derandomize=True, max_examples=300)
 def test_garbage_is_malformed_and_nothing_else(data: bytes) -> None:
     for decode in (
         lambda: list(messages(data)),
         lambda: rtroutes.decode_route(data, 0, len(data), name_of),
+        lambda: decoded_twice(data),
         lambda: rtlinks.decode_link(data, 0, len(data)),
         lambda: rtlinks.decode_address(data, 0, len(data)),
         lambda: rtlinks.decode_neighbour(data, 0, len(data)),
