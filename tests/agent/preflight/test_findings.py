@@ -314,6 +314,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         "the kernel is 5.2",
         "apt install linux-image",
     ),
+    "no resilient groups": ({"wants_resilient_groups": True, "kernel": (5, 12)}, {"wants_resilient_groups": True},
+        Severity.NOTE, "the kernel is 5.12", "apt install linux-image"),
     "a clock of its own": (
         {"synchronised": False},
         {"synchronised": True},

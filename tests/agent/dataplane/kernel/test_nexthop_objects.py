@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from agent.configuration.config import Config, KernelSettings
 from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.netlink import rtnexthops, sysctl
 from agent.netlink.objects import NextHop, Route, RouteKey, Sysctl
 from agent.netlink.rtnetlink import HEADER, BadMessage
 from agent.netlink.rtnexthops import OURS, Group, Nexthop, Resilience
+from agent.service.start import kernel_of
 from tests.fixtures.namespace import fresh_namespace, ip
 from tests.scenes.dataplane.desired_states import LEARNED, OWN_BLOCK, POD, routes
 from tests.scenes.dataplane.reconcilers import Bench, running
@@ -334,6 +336,17 @@ async def test_what_does_not_answer_is_left_at_once_and_kept_out_until_it_answer
         assert list(groups().values()) == [{"172.26.0.2": 3, "172.27.0.2": 1}]
         assert SEVERAL.items() <= (await kernel.routes()).items()
         assert written() == before
+
+
+async def test_the_settings_make_groups_resilient(kernel: NetlinkKernel) -> None:
+    settings = KernelSettings(nexthop_objects=True, resilient_groups=True, resilient_buckets=7)
+    own = kernel_of(Config(kernel=settings))
+    assert await own.put_routes([LEARNED]) == ()
+    (group,) = (one for one in objects() if "group" in one)
+    assert (group["type"], group["resilient_args"]["buckets"]) == ("resilient", 7)
+    assert groups() == {group["id"]: {"172.26.0.2": 1}}
+    await kernel.remove_routes([LEARNED])
+    own.close()
 
 
 async def test_an_object_that_an_earlier_version_refers_to_keeps_the_others_from_moving(
