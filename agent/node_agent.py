@@ -61,10 +61,7 @@ from agent.peering.silent_nodes import SilentNodes
 from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
-from agent.service.start import (
-    fact_settings,
-    kernel_of,
-)
+from agent.service.start import fact_settings, kernel_of
 from agent.service.supervision import Supervision
 from agent.service.watches import Watched, Watches
 from agent.status import AgentStatus
