@@ -156,6 +156,14 @@ def connect(source: Address, destination: Address) -> None:
         asker.sendto(b"?", (str(destination), 5000))
 
 
+def set_carrier(name: str, *, carrier: bool) -> None:
+    """Have one end of a pair of links lose its carrier, or get it back, until the kernel has drawn its consequences."""
+    ip(f"link set {name}-far {'up' if carrier else 'down'}")
+    # A kernel thread does that a moment later (net/core/link_watch.c).
+    state = "state UP" if carrier else "state LOWERLAYERDOWN"
+    wait_for(f"{name} has {state}", lambda: state in ip(f"link show {name}"), 5)
+
+
 class World(Protocol):
     """The kernel, and somebody else who works on it.
 
@@ -212,7 +220,7 @@ class RealWorld:
         ip(f"link set {name} {'up' if up else 'down'}")
 
     def set_carrier(self, name: str, *, carrier: bool) -> None:
-        ip(f"link set {name}-far {'up' if carrier else 'down'}")
+        set_carrier(name, carrier=carrier)
 
     def foreign_put(self, route: Route) -> None:
         ip(f"-{route.key.version} route replace {route}")

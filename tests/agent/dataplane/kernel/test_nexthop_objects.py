@@ -18,6 +18,7 @@ from agent.netlink.objects import NextHop, Route, RouteKey, Sysctl
 from agent.netlink.rtnetlink import HEADER, BadMessage
 from agent.netlink.rtnexthops import OURS, Group, Nexthop, Resilience
 from agent.service.start import kernel_of
+from tests.contract.kernels import set_carrier
 from tests.fixtures.namespace import fresh_namespace, ip
 from tests.scenes.dataplane.desired_states import LEARNED, OWN_BLOCK, POD, routes
 from tests.scenes.dataplane.reconcilers import Bench, running
@@ -204,7 +205,7 @@ async def test_what_fails_leaves_its_group_and_comes_back_by_one_message_each(ke
     ("how", "why"),
     [
         ("link set eth1 down", "eth1 is down"),
-        ("link set eth1-far down", "eth1 has no carrier"),
+        ("the other end down", "eth1 has no carrier"),
         ("link del eth1", "eth1 is not there"),
     ],
 )
@@ -216,14 +217,19 @@ async def test_a_next_hop_goes_with_its_interface_and_comes_back_with_it(
     async with running(Bench(kernel, Dataplane(routes=SEVERAL))) as bench:
         await bench.quiet()
         before = written()
-        ip(how)
+        if "carrier" in why:
+            set_carrier("eth1", carrier=False)
+        else:
+            ip(how)
         assert list(groups().values()) == [{"172.26.0.2": 3}]
         await bench.quiet()
         left = BOTH.through(BOTH.hops[:1])
         snapshot = bench.reconciler.snapshot()
         assert {snapshot.actual.routes[key].target for key in SEVERAL} == {left}
         assert {*snapshot.waiting.values()} == {why}
-        if "del" in how:
+        if "carrier" in why:
+            set_carrier("eth1", carrier=True)
+        elif "del" in how:
             add_uplink()
         else:
             ip(how.replace("down", "up"))
