@@ -32,7 +32,7 @@ from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
 from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
 from agent.dataplane.inputs.facts import FactSettings
-from agent.dataplane.inputs.underlay import UnderlayRoutes
+from agent.dataplane.inputs.next_hops import NextHopResolver
 from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.datastore.datastore_lock import LockableStore
@@ -99,13 +99,14 @@ class Agent:
         self._state = StateCache(name, self._living)
         self._log_stream = log_stream
         self._state_directory = Path(config.paths.state)
-        underlay = self._make_dataplane(config, fact_settings(config))
-        self._make_node(config, underlay)
+        self._make_dataplane(config, fact_settings(config))
+        self._make_node(config)
         self._make_services(config)
 
-    def _make_dataplane(self, config: Config, settings: FactSettings) -> UnderlayRoutes:
+    def _make_dataplane(self, config: Config, settings: FactSettings) -> None:
         """What follows the datastore and BGP into the kernel."""
         self._kernel = kernel_of(config)
+        self._next_hops = NextHopResolver(settings.protocols)
         self._reconciler = Reconciler(
             self._kernel,
             self._desired_state,
@@ -113,6 +114,7 @@ class Agent:
             log,
             on_pass=self._after_pass,
             ownership=settings.protocols,
+            next_hops=self._next_hops,
         )
         trigger = self._reconciler.trigger
         self._syncer = self._new_syncer(contents=settings.from_datastore)
@@ -122,19 +124,17 @@ class Agent:
         self._bgp = BgpController(config.bgp, passwords, drain, disabled, self._clock, trigger, config.bfd)
         self._bfd = BfdClient(config.bfd_socket, self._clock, self._bgp)
         self._bgp.bfd_status = self._bfd.status
-        self._tracking = NexthopTracking(self._kernel, lambda: self._bgp.speaker, self._clock)
-        underlay = UnderlayRoutes(self._kernel, trigger)
+        self._tracking = NexthopTracking(
+            self._next_hops, lambda: self._bgp.speaker, self._clock, self._reconciler.read_routes
+        )
         self._datastore = DatastoreAddresses(config.etcd.endpoints, trigger)
         self._silent = SilentNodes(self._state, self._bgp, self._clock, self._silent_nodes_changed)
-        self._desired = self._new_desired(settings, underlay)
-        return underlay
+        self._desired = self._new_desired(settings)
 
-    def _make_node(self, config: Config, underlay: UnderlayRoutes) -> None:
+    def _make_node(self, config: Config) -> None:
         """This node's own record, and what looks and tells."""
         self._node_resource = self._new_node_resource(self._state_directory)
-        self._node = NodeController(
-            self._node_resource, underlay, self._state, self._may_write_settled, self._clock
-        )
+        self._node = NodeController(self._node_resource, self._state, self._may_write_settled, self._clock)
         self._lag = LoopLag(self._clock)
         self._watches = Watches(
             Watched(
@@ -186,13 +186,13 @@ class Agent:
             self._store, self._state, self._state_changed, contents=contents, forget=self._went_back
         )
 
-    def _new_desired(self, settings: FactSettings, underlay: UnderlayRoutes) -> DesiredStateBuilder:
+    def _new_desired(self, settings: FactSettings) -> DesiredStateBuilder:
         datastore, silent = self._datastore, self._silent
         return DesiredStateBuilder(
             self._state,
             settings,
             self._bgp,
-            underlay,
+            self._next_hops,
             self._in_sync,
             lambda: datastore.addresses,
             lambda: silent.names,
@@ -265,6 +265,7 @@ class Agent:
                 lambda: self._cni.release_replay.troubles(),
                 self._desired.troubles,
                 self._bgp.refused,
+                self._tracking.troubles,
                 self._syncer.troubles,
                 self._node_resource.troubles,
                 lambda: self._put_back.troubles(),
@@ -408,7 +409,7 @@ class Agent:
             with self.parts.outlived("peering"):
                 facts = self._desired.facts()
                 self._bgp.reconcile(self._state, facts, self._reconciler.installed)
-                self._tracking.update(facts.links)
+                self._tracking.update(self._desired.node_addresses())
                 self._bfd.want(self._bgp.bfd_sessions(facts.links), self._bgp.peer_names)
 
     def _add_endpoint(self, endpoint: WorkloadEndpoint) -> None:
@@ -426,12 +427,12 @@ class Agent:
         )
 
     def _answers(self) -> control.Answers:
-        bgp = self._bgp
+        bgp, facts = self._bgp, self._desired.facts
         queries = RouteQueries(
             self._reconciler,
             self._kernel,
             self._state,
-            self._desired.facts,
+            facts,
             lambda prefix: bgp.looking_glass.best_path_peer(prefix),
         )
         return {
@@ -440,7 +441,7 @@ class Agent:
             "config": lambda: msgspec.to_builtins(self._config),
             "peers": lambda: bgp.looking_glass.peers(),
             "peer": control.WithText(lambda word: bgp.looking_glass.peer(word)),
-            "paths": control.WithText(lambda question: bgp.looking_glass.paths(question)),
+            "paths": control.WithText(lambda text: bgp.looking_glass.paths(text, facts().resolution_of)),
             **{word: control.WithText(answer) for word, answer in bgp.peer_verbs.answers.items()},
             "living": self._put_back.report,
             "drain": control.WithText(bgp.drain),

@@ -18,10 +18,12 @@ from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.desired.desired_state import DesiredObjects
 from agent.dataplane.desired.route_producers import NoRoute
 from agent.dataplane.inputs.facts import Facts, FactSettings
-from agent.dataplane.inputs.gather import Gatherer
-from agent.dataplane.inputs.underlay import UnderlayRoutes
+from agent.dataplane.inputs.gather import Gatherer, node_addresses
+from agent.dataplane.inputs.next_hops import NextHopResolver
+from agent.dataplane.inputs.underlay import Underlay, underlay_of
 from agent.dataplane.kinds.states import DesiredState, is_pod
 from agent.datastore.state_cache import StateCache
+from agent.memo import Memo
 from agent.netlink.objects import Address, Link, Route, RouteKey
 from agent.trouble import Trouble, TroubleKind
 from ipam.model import NodeName
@@ -61,7 +63,7 @@ class DesiredStateBuilder:
         state: StateCache,
         settings: FactSettings,
         bgp: BgpRoutes,
-        underlay: UnderlayRoutes,
+        next_hops: NextHopResolver,
         in_sync: Callable[[], bool],
         datastore: Callable[[], frozenset[Address]] = frozenset,
         without_bgp: Callable[[], frozenset[NodeName]] = frozenset,
@@ -75,7 +77,9 @@ class DesiredStateBuilder:
         self._gatherer = Gatherer(state)
         self._settings = settings
         self._bgp = bgp
-        self._underlay = underlay
+        self._next_hops = next_hops
+        self._underlay = Memo[Underlay](by_identity=True)
+        self._nodes = Memo[frozenset[Address]](by_identity=True)
         self._in_sync = in_sync
         self._datastore = datastore
         self._links: Mapping[str, Link] = {}
@@ -86,19 +90,26 @@ class DesiredStateBuilder:
 
     def facts(self) -> Facts:
         """The facts of this moment, with the links of the last pass."""
-        bgp, underlay = self._bgp, self._underlay
+        bgp, nodes, resolutions = self._bgp, self._state.nodes, self._next_hops.resolutions
         found = self._gatherer.gather(
             self._settings,
             self._links,
             bgp.learned,
             bgp.gateways,
-            underlay.links,
-            underlay.gateways,
+            self._underlay.get(
+                lambda: underlay_of(node_addresses(nodes.values()), resolutions), nodes, resolutions
+            ),
+            resolutions,
             self._datastore(),
             self._earlier,
             self._without_bgp(),
         )
         return self._admissible.admit(found)
+
+    def node_addresses(self) -> frozenset[Address]:
+        """All nodes' addresses on the underlay."""
+        nodes = self._state.nodes
+        return self._nodes.get(lambda: frozenset(node_addresses(nodes.values())), nodes)
 
     def inherit(self, routes: Iterable[Route]) -> None:
         """These routes were in the kernel when the agent started."""
@@ -124,6 +135,7 @@ class DesiredStateBuilder:
     async def build(self, links: Mapping[str, Link]) -> DesiredState:
         """What the kernel should hold with these links, of the facts at the call."""
         self._links = links
+        self._next_hops.set_links(links)
         facts = self.facts()
         # Without the parent interface no route to another node follows, though all of them are still right: it has no
         # address for a moment, or the node was given another address that the interface does not have yet.
@@ -142,4 +154,5 @@ class DesiredStateBuilder:
             above_the_host=frozenset(
                 one.version for one in facts.settings.accepted_prefixes if not one.prefixlen
             ),
+            above_links=facts.settings.accepted_prefixes,
         )

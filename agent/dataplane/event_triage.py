@@ -15,6 +15,7 @@ from enum import Enum
 
 from agent.dataplane.apply import Applier
 from agent.dataplane.desired.desired_sysctls import names_of
+from agent.dataplane.inputs.next_hops import NextHopResolver
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.ownership import Ownership
@@ -40,6 +41,7 @@ class EventTriage:
     applier: Applier
     actual: ActualState
     ownership: Ownership
+    next_hops: NextHopResolver
     stale: set[Kind] = field(default_factory=lambda: set(Kind))
     """Kinds to be read again as a whole."""
     gone: set[str] = field(default_factory=set)
@@ -61,7 +63,8 @@ class EventTriage:
             case LinkChanged():
                 return self._link(event, desired, unsettled)
             case ObjectsChanged(Kind.ROUTE, Route() as route):
-                return self._route(route, desired)
+                urgency = self._route(route, desired)
+                return Urgency.NOW if self._moves_next_hops(event, route) else urgency
             case ObjectsChanged(kind, by=by):
                 self.stale.add(kind)
                 if by is not None:
@@ -91,12 +94,19 @@ class EventTriage:
         is_desired = not desired.dataplane.sysctls.keys().isdisjoint(names_of(name))
         return Urgency.NOW if unsettled or is_desired else Urgency.NOTHING
 
+    def _moves_next_hops(self, event: ObjectsChanged, route: Route) -> bool:
+        """Whether next hops are reached another way now, or that has to be read."""
+        is_unclear, is_changed = self.next_hops.change(route, gone=event.gone, appended=event.appended)
+        if is_unclear:
+            self.stale.add(Kind.ROUTE)
+        return is_unclear or is_changed
+
     def _route(self, route: Route, desired: DesiredState) -> Urgency:
         routes = desired.dataplane.routes
         # A default route of any metric decides whether one of ours may be there; one inside ours takes its packets.
-        concerns = (
-            not route.key.length or route.key in routes or any(key in routes for key in route.key.around())
-        )
+        # So does one of any metric to the same prefix.
+        base = RouteKey.of_packed(*route.key[:3])
+        concerns = not base.length or base in routes or any(key in routes for key in base.around())
         if not self.ownership.is_ours(route) and not concerns:
             self.actual.invalidate_route(route.key, self.ownership)
             return Urgency.NOTHING

@@ -19,15 +19,18 @@ from typing import Any
 from agent.clock import Clock
 from agent.dataplane.apply import Applier
 from agent.dataplane.conntrack_cleanup import ConntrackCleanup
+from agent.dataplane.cooperative import run_cooperatively
 from agent.dataplane.event_triage import EventTriage, Urgency
 from agent.dataplane.filter_monitor import FilterState
 from agent.dataplane.inherited import Inherited
+from agent.dataplane.inputs.next_hops import NextHopResolver
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.filter_table import NAME as FILTER_TABLE
 from agent.dataplane.kernel.ownership import Installed, Ownership
 from agent.dataplane.kernel.protocol import Changes, Kernel, KernelEvent, ObjectsChanged, Overrun
 from agent.dataplane.kinds.all_kinds import all_kinds
+from agent.dataplane.kinds.gateway_moves import move_gateways
 from agent.dataplane.kinds.kernel_routes import RoutePlan, conflict_reason, moved_pods
 from agent.dataplane.kinds.object_kind import Delta, ObjectKind
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState, RouteSnapshot, is_pod
@@ -90,10 +93,14 @@ class Reconciler:
         *,
         on_pass: Callable[[], None] = lambda: None,
         ownership: Ownership | None = None,
+        next_hops: NextHopResolver | None = None,
         guard: MassDeleteGuard | None = None,
         timing: PassTiming | None = None,
     ) -> None:
-        """`compute_desired` makes the desired state of the links there are; `on_pass` is called after each pass."""
+        """`compute_desired` makes the desired state of the links there are; `on_pass` is called after each pass.
+
+        `next_hops` gets the links and the routes as they are read and as they change.
+        """
         self._kernel = kernel
         self._compute_desired = compute_desired
         self._clock = clock
@@ -112,7 +119,8 @@ class Reconciler:
         self._counters = Counters()
         self._guard = guard or MassDeleteGuard()
         self._applier = Applier(self._actual, self._counters, self._guard, clock, log)
-        self._events = EventTriage(self._links, self._applier, self._actual, self._ownership)
+        self.next_hops = next_hops or NextHopResolver(self._ownership)
+        self._events = EventTriage(self._links, self._applier, self._actual, self._ownership, self.next_hops)
         self._cleanup = ConntrackCleanup(kernel, self._counters, log)
         self._inherited = Inherited()
         self._desired = DesiredState(Dataplane(), complete=False, bgp_complete=False)
@@ -135,6 +143,11 @@ class Reconciler:
     def trigger_soon(self) -> None:
         """A fact went that the kernel has dropped already: a pass in a moment, with what else comes meanwhile."""
         asyncio.get_running_loop().call_later(self._timing.soon_seconds, self._trigger.fire)
+
+    def read_routes(self) -> None:
+        """The kernel's routes are read again soon."""
+        self._events.stale.add(Kind.ROUTE)
+        self.trigger()
 
     @property
     def installed(self) -> Mapping[RouteKey, Route]:
@@ -325,6 +338,7 @@ class Reconciler:
         began = self._clock.now()
         self._actual.drop_invalid_routes()
         await self._read_links()
+        await self._move_gateways()
         self._computed += 1
         serial = self._computed
         before, desired = self._desired, await self._compute_desired(self._links.links)
@@ -336,6 +350,14 @@ class Reconciler:
         self._applier.end()
         self._finished = serial
         self._counters.pass_ended(self._clock.wall(), self._clock.now() - began)
+
+    async def _move_gateways(self) -> None:
+        """What leads along a way that is another one now is led by that before anything is computed."""
+        if (moves := self.next_hops.take_moves()) and self._desired.complete:
+            routes, log = self._desired.dataplane.routes, self._log
+            self._counters.written[Kind.ROUTE] += await move_gateways(
+                moves, self._kernel, self._actual, routes, self._ownership, log
+            )
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -349,12 +371,15 @@ class Reconciler:
         changed = await self._links.read()
         if changed is None or not all(name.startswith(WORKLOAD_PREFIX) for name in changed | gone):
             self._to_compare.add(None)
+        self.next_hops.set_links(self._links.links)
 
     async def _read_stale(self) -> None:
         for kind in self.kinds:
             if kind.kind in self._events.stale:
                 # Taken off before reading: an event that comes meanwhile makes it stale again.
                 self._events.stale.discard(kind.kind)
+                if kind.kind is Kind.ROUTE:
+                    self.next_hops.begin_reading()
                 try:
                     found = await kind.read(self._desired)
                 except (Exception, asyncio.CancelledError):
@@ -366,7 +391,16 @@ class Reconciler:
                 self._actual.adopt(kind.kind, found)
                 if kind.kind is Kind.ROUTE:
                     self._to_compare.add(None)
+                    await self._resolve_by(found)
                 await asyncio.sleep(0)
+
+    async def _resolve_by(self, routes: Mapping[RouteKey, Route]) -> None:
+        """Next hops are resolved by these routes; what follows from another way is for the next pass."""
+        is_sure, is_changed = await run_cooperatively(self.next_hops.adopt(routes))
+        if not is_sure:
+            self._events.stale.add(Kind.ROUTE)
+        if is_changed or not is_sure:
+            self.trigger()
 
     async def _read_named(self, which: Kind, keys: Set[Any]) -> Urgency:
         """Somebody, perhaps ourselves, wrote to these objects: only those that are not as known need a pass."""

@@ -256,8 +256,7 @@ def decode_path(data: bytes, start: int, end: int) -> PathRow | None:
     words = attributes(data, start + _ROUTE.size, end)
     if RTA_OIF not in words or RTA_PREFSRC not in words:
         return None
-    gateway = address(words[RTA_GATEWAY]) if RTA_GATEWAY in words else None
-    return PathRow(number(words[RTA_OIF]), address(words[RTA_PREFSRC]), gateway)
+    return PathRow(number(words[RTA_OIF]), address(words[RTA_PREFSRC]), _gateway_of(words))
 
 
 def _packed(family: int, octets: bytes | None, length: int) -> bytes:

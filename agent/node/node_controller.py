@@ -1,9 +1,9 @@
-"""The node's control loop: the paths to the other nodes, then this node's own resource, when their inputs change.
+"""The node's control loop: this node's own resource, when its inputs change.
 
 Promises: nothing is written before the datastore was read as a whole, and while it is locked; a step whose inputs are
 those of the last good one writes nothing, but for one every RESYNC_SECONDS; one that failed is tried again every
 RETRY_SECONDS.
-Does not know: what is in the resource, what follows from the paths.
+Does not know: what is in the resource.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from agent.clock import Clock
-from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.trigger import Trigger
 from agent.datastore.resources.resource_types import PLURALS
@@ -32,19 +31,17 @@ CLAIM_PAUSE_SECONDS = 0.5
 
 
 class NodeController:
-    """Keeps `UnderlayRoutes` and `NodeResource` right; a shell."""
+    """Keeps `NodeResource` right; a shell."""
 
     def __init__(
         self,
         resource: NodeResource,
-        underlay: UnderlayRoutes,
         state: StateCache,
         may_write: Callable[[], bool],
         clock: Clock,
     ) -> None:
         """`may_write` says whether the datastore was read as a whole and is not locked."""
         self._resource = resource
-        self._underlay = underlay
         self._state = state
         self._may_write = may_write
         self._clock = clock
@@ -52,8 +49,6 @@ class NodeController:
         self._all_links: Mapping[str, Link] = {}
         self._links: Mapping[str, Link] = {}
         """All links but those of pods."""
-        self._looked: Mapping[str, Link] | None = None
-        """The links of the last step."""
         self._done: tuple[object, ...] | None = None
         """The inputs of the last step that left the resource right."""
         self._due_at = 0.0
@@ -80,14 +75,10 @@ class NodeController:
             await self.step()
 
     async def step(self) -> None:
-        """Look at the paths to the other nodes; compare the resource if its inputs changed or it is time."""
-        links, inputs = self._links, node_inputs(self._state, self._links)
+        """Compare the resource if its inputs changed or it is time."""
+        inputs = node_inputs(self._state, self._links)
         now = self._clock.now()
-        is_due, is_new = now >= self._due_at, links is not self._looked
-        self._looked = links
-        known = (node.ipv4 or node.ipv6 for node in self._state.nodes.values())
-        nodes = [address.ip for address in known if address is not None]
-        await self._underlay.update(nodes, links, anew=is_new or is_due)
+        is_due = now >= self._due_at
         if self._is_asking():
             with suppress(IpamError):  # asked again soon
                 await self._resource.incumbency.step()

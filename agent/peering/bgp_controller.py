@@ -73,8 +73,7 @@ log = structlog.get_logger()
 class LearnedRoutes(Mapping[RouteKey, Address]):
     """What a speaker has learned: key -> next hop of each best path, as it is at the moment of the question.
 
-    A view: nothing is copied for a caller that asks for a few of very many. A path whose next hop is of the other
-    version of IP (RFC 8950) is left out: no route of ours has one.
+    A view: nothing is copied for a caller that asks for a few of very many.
     """
 
     def __init__(self, speaker: Speaker) -> None:
@@ -90,15 +89,14 @@ class LearnedRoutes(Mapping[RouteKey, Address]):
 
     def _next_hop(self, key: RouteKey) -> Address | None:
         version, packed, _, _ = key
-        next_hop = self._speaker.instance.ribs[FAMILIES[version]].next_hop(packed)
-        return next_hop if next_hop is not None and next_hop.version == version else None
+        return self._speaker.instance.ribs[FAMILIES[version]].next_hop(packed)
 
     def pairs(self) -> Iterator[tuple[RouteKey, Address]]:
         """All of them; a change during the iteration may be seen or not."""
         for version, family in FAMILIES.items():
             rib = self._speaker.instance.ribs[family]
             for packed, hop in rib.next_hops_of(list(rib.prefixes)):
-                if hop is not None and hop.version == version:
+                if hop is not None:
                     yield RouteKey.of_packed(version, packed), hop
 
     def __iter__(self) -> Iterator[RouteKey]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from agent.dataplane.inputs.next_hops import Resolution
 from agent.peering.peers import DesiredPeer
 from bgp.looking_glass import MOST_PREFIXES, PathView, Query, RibView, query
 from bgp.peer_status import PeerStatus, counts
@@ -72,8 +73,13 @@ class LookingGlass:
         address = find_peer(self.desired, word)
         return next((found for found in self.peers() if found["address"] == address), {})
 
-    def paths(self, text: str) -> dict[str, Any]:
-        """One page of paths; `text` is a PathsQuestion in JSON. Raises ValueError."""
+    def paths(
+        self, text: str, resolution_of: Callable[[Address], Resolution] = lambda _: Resolution()
+    ) -> dict[str, Any]:
+        """One page of paths; `text` is a PathsQuestion in JSON. Raises ValueError.
+
+        `resolution_of` answers how this host reaches a next hop.
+        """
         if self.speaker is None:
             raise ValueError("this node does not speak BGP now; see: tortie node status")
         try:
@@ -92,7 +98,9 @@ class LookingGlass:
         )
         names = {address: peer.config.description for address, peer in self.desired.items()}
         return {
-            "paths": [_row(seen, names) for seen in page.paths],
+            "paths": [
+                {**_row(seen, names), "resolved": _resolved(seen, resolution_of)} for seen in page.paths
+            ],
             "last": text_of(page.last) if page.last is not None else "",
         }
 
@@ -128,6 +136,17 @@ def find_peer(peers: Mapping[Address, DesiredPeer], word: str) -> Address:
     if address not in peers:
         raise ValueError(f"{word} is not a peer; peers are {', '.join(map(str, peers)) or 'none'}")
     return address
+
+
+def _resolved(seen: PathView, resolution_of: Callable[[Address], Resolution]) -> str:
+    """How a path's next hop is reached, in words; empty where it is on a link, or there is none."""
+    hop = seen.path.attributes.next_hop
+    if hop is None or seen.path.source.is_own:
+        return ""
+    found = resolution_of(hop)
+    by = [f"{one.gateway} dev {one.device}" for one in found.hops if int(one.gateway or hop) != int(hop)]
+    why = f"next hop does not resolve: {found.why}" if found.why else ""
+    return "; ".join(part for part in (f"via {', '.join(by)}" if by else "", why) if part)
 
 
 def _row(seen: PathView, names: Mapping[Address, str]) -> dict[str, Any]:

@@ -1,92 +1,116 @@
-"""Looks up in the kernel whether BGP next hops can be reached (RFC 4271 section 9.1.2.1).
+"""Keeps BGP informed of the next hops that cannot be reached (RFC 4271 section 9.1.2.1).
 
-Promises: a next hop counts as unreachable only after the kernel has had no route to it for a while, and never when
-that would be true of all of them: then the fault is this node's, there is nothing to choose from, and routes stay. A
-check that fails for another reason changes nothing. A next hop on a link's subnet needs no question.
-Does not know: paths, which of them is best.
+How one is reached is looked up elsewhere, when routes and links change; here is what follows for paths. A next hop that
+resolves another way says nothing to BGP: the routes behind it are led the other way. One that resolves no more keeps
+its routes until BGP has moved them to other paths, so that no packet is lost in between.
+Promises: a next hop is unreachable LOSS_SECONDS after its way was lost, no earlier, and reachable once it has one;
+never are all of them unreachable: then the fault is this node's, there is nothing to choose from, and routes stay as
+long as their interface is up. What does not resolve is a trouble with its reason, whether BGP uses it or not.
+Does not know: the kernel's routes, paths, which of them is best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import asyncio
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import structlog
 
 from agent.clock import Clock
-from agent.dataplane.inputs.facts import on_link
-from agent.dataplane.kernel.protocol import Kernel
+from agent.dataplane.inputs.next_hops import OWN_ADDRESS, NextHopResolver, Resolution
 from agent.dataplane.trigger import Trigger
-from agent.netlink.kernel_errors import KernelError, NoWay
-from agent.netlink.objects import Address, Link
+from agent.netlink.objects import Address
+from agent.trouble import Trouble, TroubleKind
 from bgp.transport.speaker import Speaker
 
-CHECK_SECONDS = 30.0
-"""Between two checks of the same next hops: not every change of a route is notified."""
-UNREACHABLE_SECONDS = 5.0
-"""How long there must be no route."""
-MOST_LOOKUPS = 256
-"""Questions in one check; the next hops beyond count as reachable."""
-OUTSIDE = {4: "198.51.100.1", 6: "2001:db8::1"}
-"""Of documentation (RFC 5737, RFC 3849): a route there is a default route, and all else has one, too."""
+LOSS_SECONDS = 0.05
+"""How long a way must be gone: a route that is deleted and made again, as `dhclient` does, is no loss."""
+MOST_NAMED = 10
+"""Next hops that are troubles one by one; the rest is counted."""
+LOST_ROUTES = "its paths are not used while others are; where there is no other, the routes go"
+KEPT_ROUTES = "no next hop resolves: the routes stay, along the way of before, while its interface is up"
 
 log = structlog.get_logger()
 
 
 class NexthopTracking:
-    """Keeps the speaker informed of its unreachable next hops; a shell."""
+    """Tells the speaker of its unreachable next hops; a shell."""
 
-    def __init__(self, kernel: Kernel, speaker: Callable[[], Speaker | None], clock: Clock) -> None:
-        self._kernel = kernel
+    def __init__(
+        self,
+        resolver: NextHopResolver,
+        speaker: Callable[[], Speaker | None],
+        clock: Clock,
+        read_again: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`read_again` has the kernel's routes read."""
+        self._resolver = resolver
         self._speaker = speaker
         self._clock = clock
+        self._read_again = read_again
         self._trigger = Trigger()
-        self._seen: tuple[frozenset[Address], Mapping[str, Link]] = (frozenset(), {})
+        resolver.changed = self._trigger.fire
+        self._seen: object = None
         self._since: dict[Address, float] = {}
-        """Next hop -> when the kernel was first found to have no route to it."""
+        """Next hop without a way -> when that was first found."""
+        self._reported: frozenset[Address] = frozenset()
+        """What the speaker was told last."""
 
-    def update(self, links: Mapping[str, Link]) -> None:
-        """Check again if a next hop or a link changed. Called after every pass."""
+    @property
+    def next_hops(self) -> frozenset[Address]:
+        """Those of all paths now."""
         speaker = self._speaker()
-        now = (frozenset(speaker.instance.next_hops if speaker is not None else ()), links)
-        if now != self._seen:
-            self._seen = now
+        return frozenset(speaker.instance.next_hops) if speaker is not None else frozenset()
+
+    def update(self, nodes: frozenset[Address] = frozenset()) -> None:
+        """Look again if a next hop or a way is another one; called after every pass. `nodes` are followed as well."""
+        speaker, next_hops = self._speaker(), self.next_hops
+        if self._resolver.track(next_hops | nodes):
+            self._read_again()
+        seen = speaker, next_hops, self._resolver.resolutions
+        if seen != self._seen:
+            self._seen = seen
             self._trigger.fire()
 
     async def run(self) -> None:
-        """Check until cancelled."""
+        """Tell the speaker what there is to tell, until cancelled."""
         while True:
-            await self._trigger.wait(UNREACHABLE_SECONDS if self._since else CHECK_SECONDS)
-            try:
-                await self.check()
-            except KernelError as error:
-                log.warning("bgp.next_hops_not_looked_up", why=str(error))
+            await self._trigger.wait(self.check())
+            await asyncio.sleep(0)
 
-    async def check(self) -> None:
-        """Look all next hops up and inform the speaker. Raises KernelError; then the speaker is not informed."""
-        next_hops, links = self._seen
-        missing = await self._unreachable(next_hops, links)
-        now = self._clock.now()
-        self._since = {hop: self._since.get(hop, now) for hop in missing}
-        lost = {hop for hop, since in self._since.items() if now - since >= UNREACHABLE_SECONDS}
+    def check(self) -> float | None:
+        """Tell the speaker; the seconds after which that is to be done again, None: when something changes."""
+        now, lost = self._clock.now(), self.lost()
+        next_hops = self.next_hops
+        self._since = {hop: self._since.get(hop, now) for hop in lost}
+        reported = frozenset(hop for hop, since in self._since.items() if now >= since + LOSS_SECONDS)
+        reported = reported if reported < next_hops else frozenset()
         if (speaker := self._speaker()) is not None:
-            speaker.set_unreachable_nexthops(lost if lost < next_hops else set())
+            speaker.set_unreachable_nexthops(reported)
+        for hop in sorted(reported - self._reported, key=str):
+            log.warning("bgp.next_hop_lost", next_hop=str(hop), why=lost[hop].why)
+        for hop in sorted((self._reported - reported) & next_hops, key=str):
+            log.info("bgp.next_hop_found", next_hop=str(hop), by=str(self._resolver.resolutions.of(hop).by))
+        self._reported = reported
+        due = [since + LOSS_SECONDS - now for since in self._since.values() if since + LOSS_SECONDS > now]
+        return min(due, default=None)
 
-    async def _unreachable(
-        self, next_hops: Collection[Address], links: Mapping[str, Link]
-    ) -> frozenset[Address]:
-        """The next hops to which the kernel has no route now. Raises KernelError."""
-        distant = [hop for hop in next_hops if on_link(links, hop) is None]
-        found: list[Address] = []
-        for version in {hop.version for hop in distant}:
-            some = [hop for hop in distant if hop.version == version]
-            outside = type(some[0])(OUTSIDE[version])
-            if not await self._is_reachable(outside):
-                found += [hop for hop in some[:MOST_LOOKUPS] if not await self._is_reachable(hop)]
-        return frozenset(found)
+    def lost(self) -> dict[Address, Resolution]:
+        """The next hops that do not resolve, with the reason; none before the kernel's routes were read."""
+        if not self._resolver.is_known:
+            return {}
+        resolutions = ((hop, self._resolver.resolutions.of(hop)) for hop in self.next_hops)
+        return {hop: way for hop, way in resolutions if way.why and way.why != OWN_ADDRESS}
 
-    async def _is_reachable(self, host: Address) -> bool:
-        try:
-            await self._kernel.path_to(host)
-        except NoWay:
-            return False
-        return True
+    def troubles(self) -> Iterator[Trouble]:
+        """The next hops that do not resolve; of one whose routes nothing leads on, their own trouble tells."""
+        some = {hop: way for hop, way in self.lost().items() if hop in self._reported or way.hops}
+        for hop in islice(sorted(some, key=lambda one: (one.version, int(one))), MOST_NAMED):
+            loss = LOST_ROUTES if hop in self._reported else KEPT_ROUTES
+            yield Trouble(
+                TroubleKind.ROUTE, f"BGP next hop {hop}", f"it does not resolve: {some[hop].why}", loss
+            )
+        if len(some) > MOST_NAMED:
+            more = f"{len(some) - MOST_NAMED} more BGP next hops do not resolve"
+            yield Trouble(TroubleKind.ROUTE, "BGP next hops", more, LOST_ROUTES)

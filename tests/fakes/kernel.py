@@ -194,7 +194,7 @@ class FakeKernel:
 
     def foreign_delete(self, key: RouteKey) -> None:
         """Somebody deletes a route."""
-        self._tell(ObjectsChanged(Kind.ROUTE, self.route_table.pop(key)))
+        self._tell(ObjectsChanged(Kind.ROUTE, self.route_table.pop(key), gone=True))
 
     def foreign_flush_nft(self) -> None:
         """Somebody flushes the ruleset."""

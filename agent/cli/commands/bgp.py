@@ -311,6 +311,7 @@ def paths_table(rows: list[dict[str, Any]], *, heads: bool) -> str:
     lines = [line("", "PREFIX", "NEXT HOP", "PEER", "LOCALPREF", "AS PATH", "REASON")] if heads else []
     for row in rows:
         stale = "; stale while its peer restarts" if row["stale"] else ""
+        resolved = f"; {row['resolved']}" if row.get("resolved") else ""  # an older agent says nothing of it
         tags = f"; {' '.join(row['communities'])}" if row["communities"] else ""
         lines.append(
             line(
@@ -320,7 +321,7 @@ def paths_table(rows: list[dict[str, Any]], *, heads: bool) -> str:
                 "ourselves" if row["peer"] is None else row["name"] or row["peer"],
                 row["local_pref"] if row["local_pref"] is not None else "-",
                 " ".join(map(str, row["as_path"])) or "-",
-                f"{row['reason']}{stale}{tags}",
+                f"{row['reason']}{stale}{resolved}{tags}",
             )
         )
     return "\n".join(lines)

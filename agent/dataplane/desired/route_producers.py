@@ -9,13 +9,14 @@ Does not know: what the kernel has, netlink, BGP's decision (it gets best paths)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property, lru_cache
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
-from agent.dataplane.inputs.facts import Facts, NodeAddresses, on_link
+from agent.dataplane.inputs.facts import Facts, NodeAddresses
+from agent.dataplane.inputs.next_hops import Resolution
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE
 from agent.netlink.objects import Address, Prefix, Route, RouteKey, RouteTarget, RouteType, Scope
 from bgp.wire.families import Family
@@ -127,7 +128,7 @@ def _own_blocks(facts: Facts) -> Iterator[Route]:
 def _peer_gateways(facts: Facts) -> Iterator[Route]:
     targets = _Targets(facts, RouteClass.PEER_GATEWAY)
     for peer in facts.peer_gateways:
-        target = targets.direct(peer)
+        target = targets.direct(peer, peer.version)
         if target is not None:
             yield Route.from_target(RouteKey(ip_network(peer)), target)
 
@@ -226,18 +227,20 @@ class _Targets:
         self._class = route_class
         self._protocols = facts.settings.protocols
         self._shared: dict[RouteTarget, RouteTarget] = {}
+        self._direct: dict[tuple[int, Address], RouteTarget | None] = {}
+        """By version of IP of the destination, and next hop: equal ones need not be the same object."""
         self._sources: dict[int, Address | None] = {}
         """Version of IP -> this node's address, where it is on its loopback."""
 
     def of_next_hop(self, version: int, next_hop: Address, pool: Pool | None) -> RouteTarget | None:
         """To a BGP next hop, for prefixes of one version of IP and one pool; None: it is out of reach."""
-        if next_hop.version != version:
+        if _is_wrong_version(version, next_hop, pool):
             return None
         if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
             return self._vxlan_next_hop(version, next_hop, pool)
         if pool is not None and self._encapsulated(pool.ipip, next_hop):
             return self._target(next_hop, TUNL0, self._protocols.learned)
-        return self.direct(next_hop)
+        return self.direct(next_hop, version)
 
     def of_owner(self, version: int, owner: NodeName, pool: Pool | None) -> RouteTarget | None:
         """To another node by the datastore alone, for prefixes as above; None: BGP is to say, or it is out of reach."""
@@ -251,29 +254,31 @@ class _Targets:
             return None
         if self._encapsulated(pool.ipip, underlay.ip):
             return self._target(underlay.ip, TUNL0, self._protocols.datastore)
-        link = on_link(facts.links, underlay.ip)
-        return self._target(
-            underlay.ip,
-            link.name if link else None,
-            self._protocols.datastore,
-            source=self._source(version),
-        )
+        way = facts.resolution_of(underlay.ip)
+        if any(hop.gateway != underlay.ip for hop in way.hops):
+            return None  # a router in between knows nothing of it, for no BGP tells it
+        return self._along(way, self._protocols.datastore, self._source(version), onlink=True)
 
-    def direct(self, next_hop: Address) -> RouteTarget | None:
-        """To a next hop without encapsulation, through its gateway if it has one; None: no link leads there."""
-        gateway = self._facts.gateway_to(next_hop)
-        link = on_link(self._facts.links, gateway)
-        return self._target(
-            gateway,
-            link.name if link else None,
-            self._protocols.learned,
-            onlink=False,
-            source=self._source(next_hop.version),
-        )
+    def direct(self, next_hop: Address, version: int) -> RouteTarget | None:
+        """To a next hop without encapsulation, as the kernel's routes lead there; None: they do not."""
+        key = version, next_hop
+        if key not in self._direct:
+            way, protocol = self._facts.resolution_of(next_hop), self._protocols.learned
+            self._direct[key] = self._along(way, protocol, self._source(version))
+        return self._direct[key]
+
+    def _along(
+        self, way: Resolution, protocol: int, source: Address | None, *, onlink: bool = False
+    ) -> RouteTarget | None:
+        if not way.hops:
+            return None
+        hops = tuple(replace(hop, onlink=True) for hop in way.hops) if onlink else way.hops
+        target = RouteTarget(protocol=protocol, route_class=self._class, source=source).through(hops)
+        return self._shared.setdefault(target, target)
 
     def why_not_by_next_hop(self, version: int, next_hop: Address, pool: Pool | None) -> NoRoute:
         """Why `of_next_hop` has no target."""
-        if next_hop.version != version:
+        if _is_wrong_version(version, next_hop, pool):
             return NoRoute(next_hop, f"it is no IPv{version} address, as these prefixes need")
         if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
             node = self._nodes.get(next_hop)
@@ -281,9 +286,9 @@ class _Targets:
                 return NoRoute(next_hop, f"it is no node's address, and pool {pool.name} goes by VXLAN")
             if node is self._facts.me:
                 return NoRoute(next_hop, "it is this node's own address")
-        gateway = self._facts.gateway_to(next_hop)
-        by = f" by way of {gateway}" if gateway != next_hop else ""
-        return NoRoute(next_hop, f"no interface of this node leads there{by}")
+        gateway = self._facts.peer_gateways.get(next_hop)
+        of = f"of its gateway {gateway}: " if gateway is not None else ""
+        return NoRoute(next_hop, f"{of}{self._facts.resolution_of(next_hop).why}")
 
     def why_not_of_owner(self, version: int, owner: NodeName, pool: Pool | None) -> NoRoute | None:
         """Why `of_owner` has no target; None: for a reason that concerns all nodes, or lies in the pools."""
@@ -292,7 +297,7 @@ class _Targets:
             return None
         if node is None:
             return NoRoute(owner, "it is not known, or has no address")
-        if node.on(version) is None:
+        if (underlay := node.on(version)) is None:
             return NoRoute(owner, f"it has no IPv{version} address")
         if pool.vxlan is EncapsulationMode.NEVER and not facts.settings.from_datastore:
             if pool.disable_bgp_export:
@@ -302,7 +307,8 @@ class _Targets:
             return NoRoute(
                 owner, f"it has no address on its {VXLAN6_DEVICE if version == 6 else VXLAN_DEVICE}"
             )
-        return NoRoute(owner, "no interface of this node leads there")
+        why = facts.resolution_of(underlay.ip).why
+        return NoRoute(owner, why or "it is behind a router, which knows nothing of its blocks without BGP")
 
     def _target(
         self,
@@ -372,13 +378,21 @@ class _Targets:
         tunnel = facts.links.get(TUNL0) if version == 4 else None
         if tunnel is not None and tunnel.up:
             return self._target(next_hop, TUNL0, self._protocols.learned)
-        return self.direct(next_hop)
+        return self.direct(next_hop, version)
 
     @cached_property
     def _nodes(self) -> Mapping[Address, NodeAddresses]:
         """All nodes by their addresses on the underlay."""
         nodes = self._facts.nodes.values()
         return {own.ip: node for node in nodes for own in (node.underlay, node.underlay6) if own is not None}
+
+
+def _is_wrong_version(version: int, next_hop: Address, pool: Pool | None) -> bool:
+    """Whether the kernel takes no such next hop: one of IPv6 serves IPv4 prefixes (RFC 8950), but no tunnel."""
+    if next_hop.version == version:
+        return False
+    encapsulates = pool is not None and (pool.vxlan, pool.ipip) != (EncapsulationMode.NEVER,) * 2
+    return version == 6 or encapsulates
 
 
 def _finder(networks: Iterable[tuple[Prefix, T]]) -> Callable[[RouteKey], T | None]:

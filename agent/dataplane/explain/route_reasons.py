@@ -15,7 +15,7 @@ from agent.dataplane.desired.route_producers import RouteClass
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kinds.kernel_routes import conflict_reason
 from agent.dataplane.kinds.states import RouteSnapshot
-from agent.netlink.objects import RTPROT_KERNEL, Prefix, Route, RouteKey, protocol_name
+from agent.netlink.objects import RTPROT_KERNEL, Address, Prefix, Route, RouteKey, protocol_name
 
 MOST_ROUTES = 1000
 """Of one page, which holds the event loop."""
@@ -68,8 +68,18 @@ class Reasons:
             case RouteClass.LEARNED:
                 peer = self._learned_from(destination)
                 block = f", block of {owner}" if owner is not None else ""
-                hop = facts.bgp_nexthops.get(route.key) or _gateways(route)
-                return f"learned from {peer}{block}" if peer else f"BGP, next hop {hop}{block}"
+                hop = facts.bgp_nexthops.get(route.key)
+                if not peer:
+                    return f"BGP, next hop {hop or _gateways(route)}{block}{self._lost(hop)}"
+                is_near = hop is None or any(
+                    int(one.gateway or hop) == int(hop) for one in route.target.next_hops()
+                )
+                return f"learned from {peer}{'' if is_near else f', next hop {hop}'}{block}{self._lost(hop)}"
+
+    def _lost(self, hop: Address | None) -> str:
+        """That a next hop has only the way of before."""
+        why = self._facts.resolution_of(hop).why if hop is not None else ""
+        return f"; it leads the way of before, for the next hop does not resolve: {why}" if why else ""
 
 
 def _gateways(route: Route) -> str:

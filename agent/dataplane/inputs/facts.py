@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
+from agent.dataplane.inputs.next_hops import Resolution, Resolutions
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.kernel.ownership import Ownership
 from agent.datastore.resources.bgp_types import DEFAULT_PORT
@@ -112,7 +113,9 @@ class Facts:
     peer_gateways: Mapping[Address, Address] = field(default_factory=dict)
     """BGP peer on no link's subnet -> the gateway to it (`reachableBy`)."""
     node_gateways: Mapping[Address, Address] = field(default_factory=dict)
-    """Other node on no link's subnet -> the gateway by which the kernel reaches it, where it was looked up."""
+    """Other node that is on no link -> the gateway by which the kernel reaches it."""
+    resolutions: Resolutions | None = None
+    """How next hops are reached; None: by the subnets of the links alone."""
     cluster_addresses: frozenset[Address] = frozenset()
     """All that is known of nodes' addresses, tunnels' and those that other tools list included."""
     bgp_speakers: frozenset[tuple[Address, int]] = frozenset()
@@ -137,9 +140,10 @@ class Facts:
         """This node's own addresses, once it is registered."""
         return self.nodes.get(self.node)
 
-    def gateway_to(self, next_hop: Address) -> Address:
-        """The gateway of routes to a BGP next hop: the next hop itself, if it is on a link as far as is known."""
-        return self.peer_gateways.get(next_hop) or self.node_gateways.get(next_hop, next_hop)
+    def resolution_of(self, next_hop: Address) -> Resolution:
+        """How a BGP next hop or a node is reached: by the kernel's routes, a peer with `reachableBy` by its gateway."""
+        resolutions = self.resolutions if self.resolutions is not None else Resolutions.by_links(self.links)
+        return resolutions.of(self.peer_gateways.get(next_hop, next_hop))
 
     @property
     def parent(self) -> Link | None:
@@ -190,18 +194,3 @@ def link_with(links: Mapping[str, Link], address: Address) -> Link | None:
         if any(own == address for own, _ in link.addresses):
             return link
     return None
-
-
-def on_link(links: Mapping[str, Link], address: Address) -> Link | None:
-    """The link whose subnet holds `address`, longest prefix first; full lengths (/32, /128) have no subnet."""
-    if address.version == 6 and address.is_link_local:
-        return None  # on every link's subnet
-    best: tuple[int, Link] | None = None
-    for link in links.values():
-        for own, length in link.addresses:
-            if own.version != address.version or length >= own.max_prefixlen or not link.up:
-                continue
-            near = (int(own) ^ int(address)) >> (own.max_prefixlen - length) == 0
-            if near and (best is None or length > best[0]):
-                best = (length, link)
-    return best[1] if best else None

@@ -6,11 +6,13 @@ Does not know: what follows from the facts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
 
 from agent.dataplane.inputs.facts import Endpoint, Facts, FactSettings, NodeAddresses
+from agent.dataplane.inputs.next_hops import Resolutions
+from agent.dataplane.inputs.underlay import Underlay
 from agent.datastore.resources.bgp_parsing import peer_address
 from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
@@ -62,8 +64,8 @@ class Gatherer:
         links: Mapping[str, Link],
         bgp_nexthops: Mapping[RouteKey, Address],
         peer_gateways: Mapping[Address, Address],
-        underlay_links: Collection[str] = (),
-        node_gateways: Mapping[Address, Address] | None = None,
+        underlay: Underlay | None = None,
+        resolutions: Resolutions | None = None,
         datastore: frozenset[Address] = frozenset(),
         earlier_pods: Mapping[RouteKey, str] | None = None,
         without_bgp: frozenset[NodeName] = frozenset(),
@@ -91,8 +93,9 @@ class Gatherer:
             bgp_speakers=self._speakers.get(lambda: bgp_speakers(nodes, ports, peers), nodes, ports, peers),
             listen_port=listen_port(cluster.node, ports),
             links=links,
-            underlay_links=frozenset(underlay_links),
-            node_gateways=node_gateways or {},
+            underlay_links=underlay.links if underlay is not None else frozenset(),
+            node_gateways=underlay.gateways if underlay is not None else {},
+            resolutions=resolutions,
             borrowed=borrowed
             if settings.from_datastore
             else self._borrowed.get(lambda: _of_nodes(borrowed, without_bgp), borrowed, without_bgp),
@@ -181,6 +184,11 @@ def cluster_addresses(nodes: Mapping[NodeName, Node]) -> frozenset[Address]:
             with suppress(ValueError):  # a name, or with a length
                 found.add(ip_address(listed.address))
     return frozenset(one for one in found if not (one.is_unspecified or one.is_loopback or one.is_multicast))
+
+
+def node_addresses(nodes: Iterable[Node]) -> Iterator[Address]:
+    """The nodes' addresses on the underlay, of each version of IP."""
+    return (one.ip for node in nodes for one in (node.ipv4, node.ipv6) if one is not None)
 
 
 def listen_port(node: NodeName, settings: Mapping[str, BGPConfigurationSpec]) -> int:

@@ -86,9 +86,9 @@ class NetlinkChanges:
             written = self._sysctls.written() if self._sysctls.works else frozenset()
             if written is None or written:
                 self._waiting.append(ObjectsChanged(Kind.SYSCTL, names=written or frozenset()))
-            # Equal hints that wait together are one hint, in the place of the first.
+            # Equal hints that wait together are one hint, in the place of the last: a route came, went and came.
             for subscription in self._subscriptions:
-                self._waiting.extend(dict.fromkeys(self._take(subscription)))
+                self._waiting.extend(reversed(dict.fromkeys(reversed(self._take(subscription)))))
         return self._waiting.popleft()
 
     def _take(self, subscription: Subscription) -> list[KernelEvent]:
@@ -110,7 +110,8 @@ class NetlinkChanges:
     def _events(self, data: bytes, found: Message) -> list[KernelEvent]:
         if found.type in {rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE}:
             route = decode_route(data, found.start, found.end, device_name)
-            return [ObjectsChanged(Kind.ROUTE, route)] if route is not None else []
+            gone, appended = found.type == rtnetlink.RTM_DELROUTE, bool(found.flags & rtnetlink.NLM_F_APPEND)
+            return [ObjectsChanged(Kind.ROUTE, route, gone, appended)] if route is not None else []
         if found.type in {rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK}:
             row = decode_link(data, found.start, found.end)
             lost = found.type == rtnetlink.RTM_DELLINK or (row is not None and not row.up)

@@ -61,6 +61,10 @@ class ObjectsChanged:
     kind: Kind
     route: Route | None = None
     """The one route concerned, when only one is."""
+    gone: bool = False
+    """It is there no more."""
+    appended: bool = False
+    """It is there beside one with the same key (`ip route append`)."""
     by: str | None = None
     """Who did it, where the kernel says so: the name of the program."""
     names: frozenset[str] = frozenset()

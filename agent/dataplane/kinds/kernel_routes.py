@@ -23,7 +23,7 @@ from agent.dataplane.kernel.protocol import Kernel, Refusal
 from agent.dataplane.kinds.nexthop_moves import NextHopMove, find_moves
 from agent.dataplane.kinds.object_kind import Batch, Delta, ObjectKind, PlannedStep, Verb
 from agent.dataplane.kinds.states import Comparison, DesiredState, is_pod
-from agent.netlink.objects import NextHop, Route, RouteKey, RouteTarget, protocol_name
+from agent.netlink.objects import RTPROT_KERNEL, NextHop, Route, RouteKey, RouteTarget, protocol_name
 from bgp.policy.prefix_filter import SHORTEST_PREFIX
 
 
@@ -193,6 +193,17 @@ def _default_routes(given: Comparison, ownership: Ownership) -> Iterator[tuple[R
             yield from ((key, foreign) for key in keys if key in desired)
 
 
+def _on_links(given: Comparison, ownership: Ownership) -> Iterator[tuple[RouteKey, Route]]:
+    """The learned routes to what is on a link of the host by a route with another metric: (key, the host's)."""
+    desired = given.desired.dataplane.routes
+    for key, foreign in given.actual.subnets_of_others(ownership):
+        if key in desired and ownership.is_learned(desired[key]):
+            prefix = key.destination
+            above = (one for one in given.desired.above_links if one.version == prefix.version)
+            if not any(prefix.subnet_of(one) for one in above):  # type: ignore[arg-type]
+                yield key, foreign
+
+
 def _leave_to_the_host(
     given: Comparison,
     ownership: Ownership,
@@ -200,8 +211,12 @@ def _leave_to_the_host(
     unwanted: dict[RouteKey, Route],
     conflicts: dict[RouteKey, Route],
 ) -> None:
-    """No default route of ours beside the host's: of two metrics the kernel takes the lower, which may be ours."""
-    for key, foreign in _default_routes(given, ownership):
+    """No default route of ours beside the host's, nor one to a network that is on a link of it.
+
+    Of two metrics the kernel takes the lower, which may be ours: with 0 it always is, and the host is cut off when the
+    peer withdraws it.
+    """
+    for key, foreign in (*_default_routes(given, ownership), *_on_links(given, ownership)):
         conflicts[key] = foreign
         for some in steps:
             some.pop(key, None)
@@ -337,6 +352,8 @@ def _withdrawn(
 
 def conflict_reason(foreign: Route) -> str:
     """What people read of a foreign route in our place."""
+    if foreign.protocol == RTPROT_KERNEL:
+        return f"the network of an address of {foreign.device} is there ({foreign}); no route of ours replaces it"
     protocol = protocol_name(foreign.protocol)
     return (
         f"a route of protocol {protocol} is there ({foreign}); it is not ours: remove it, or free the prefix"

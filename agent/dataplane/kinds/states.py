@@ -5,7 +5,7 @@ Promises: the actual state is changed by its own methods alone. Does not know: t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Set
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,16 @@ from agent.dataplane.inputs.facts import RefusedClaim
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Ownership
-from agent.netlink.objects import RTPROT_KERNEL, Address, Link, Route, RouteKey, RouteTarget, RouteType
+from agent.netlink.objects import (
+    RTPROT_KERNEL,
+    Address,
+    Link,
+    Prefix,
+    Route,
+    RouteKey,
+    RouteTarget,
+    RouteType,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,8 @@ class DesiredState:
     """What the datastore says and does not follow from it here."""
     above_the_host: frozenset[int] = frozenset()
     """Versions of IP in which a default route of ours may stand above one of the host's own."""
+    above_links: tuple[Prefix, ...] = ()
+    """Networks in which a learned route may stand above that to a link of the host."""
 
     avoided: frozenset[Address] = frozenset()
     """Gateways that do not answer: packets go by another next hop of the same route, where there is one."""
@@ -64,6 +75,8 @@ class ActualState:
         """Pods' addresses whose interface went or is down: at most one per pod, until that is settled."""
         self._defaults = tuple(key for key in self._objects[Kind.ROUTE] if not key[1][0])
         """Keys of default routes, of any metric, as last read."""
+        self._subnets = _subnets(self._objects[Kind.ROUTE])
+        """Prefixes that are on a link by a route with a metric -> that route's key, as last read."""
         self._invalid: dict[RouteKey, Route] = {}
         """Foreign routes that changed where nothing is desired: not worth a reading, not known any more."""
 
@@ -82,6 +95,7 @@ class ActualState:
             gone = ((key, route) for key, route in self.routes.items() if is_pod(route) and key not in found)
             self._departed |= {key: route.device for key, route in gone if route.device is not None}
             self._defaults = tuple(key for key in found if not key[1][0])
+            self._subnets = _subnets(found)
         self._objects[kind] = dict(found)
 
     def default_of_others(self, version: int, ownership: Ownership) -> Route | None:
@@ -98,6 +112,13 @@ class ActualState:
             ),
             None,
         )
+
+    def subnets_of_others(self, ownership: Ownership) -> Iterator[tuple[RouteKey, Route]]:
+        """The host's own routes to what is on its links, by the key that a route of ours to the same would have."""
+        for base, key in self._subnets.items():
+            route = self.routes.get(key)
+            if route is not None and not ownership.is_ours(route):
+                yield base, route
 
     def adopt_some(self, kind: Kind, found: Mapping[Any, Any]) -> None:
         """Take over a reading of these objects alone."""
@@ -183,6 +204,18 @@ class ActualState:
                 left.add(key)
                 del self._departed[key]
         return left
+
+
+def _subnets(routes: Mapping[RouteKey, Route]) -> dict[RouteKey, RouteKey]:
+    """Without a metric there is no other key: such a route is where ours would be."""
+    return {
+        RouteKey.of_packed(*key[:3]): key
+        for key, (_, target) in routes.items()
+        if key[3]
+        and target.device is not None
+        and target.gateway is None
+        and target.type is RouteType.UNICAST
+    }
 
 
 def is_pod(route: Route) -> bool:

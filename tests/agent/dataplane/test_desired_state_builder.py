@@ -7,7 +7,8 @@ from ipaddress import ip_address, ip_network
 
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.inputs.facts import FactSettings
-from agent.dataplane.inputs.underlay import UnderlayRoutes
+from agent.dataplane.inputs.next_hops import NextHopResolver
+from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.states import DesiredState
 from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec, encode
 from agent.datastore.state_cache import StateCache
@@ -43,8 +44,8 @@ class World:
         node = Node(metadata=Metadata(name=ME), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address="172.26.0.11/20")))
         key = resource_key("nodes", ME)
         state.apply(key, Versioned(key, encode(node), 1))
-        underlay = UnderlayRoutes(self.kernel, lambda: None)
-        self.builder = DesiredStateBuilder(state, FactSettings(), self.bgp, underlay, lambda: self.in_sync)
+        next_hops = NextHopResolver(Ownership())
+        self.builder = DesiredStateBuilder(state, FactSettings(), self.bgp, next_hops, lambda: self.in_sync)
 
     async def built(self, *addresses: str) -> DesiredState:
         """The state with one interface that has these addresses."""

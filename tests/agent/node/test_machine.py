@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from agent.configuration.config import NodeSettings
-from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import NODES, POOLS, StateCache
 from agent.node.machine import ANNOTATION, machine_id, other_machine
@@ -89,7 +88,6 @@ class Machine:
         )
         self.controller = NodeController(
             self.resource,
-            UnderlayRoutes(self.kernel, lambda: None),
             self.state,
             lambda: self.resource.other_machine is None,
             self.clock,

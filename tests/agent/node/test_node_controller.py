@@ -1,4 +1,4 @@
-"""When the node's resource is compared, and when the paths to the other nodes are asked for again."""
+"""When the node's resource is compared, and when it is written."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 from agent.configuration.config import NodeSettings
-from agent.dataplane.inputs.underlay import UnderlayRoutes
-from agent.dataplane.kernel.protocol import PathToHost
 from agent.datastore.datastore_lock import LOCK_KEY, LockableStore, with_ready
 from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec, encode
 from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import NODES, POOLS, StateCache
 from agent.netlink.kernel_errors import Incomplete, KernelError
-from agent.netlink.objects import Address, Link
+from agent.netlink.objects import Link
 from agent.node.node_controller import RESYNC_SECONDS, NodeController
 from agent.node.node_resource import NodeResource
 from ipam.allocation.allocator import Allocator
@@ -31,25 +29,20 @@ from tests.fakes.store import FakeStore
 ME, FAR = NodeName("node1"), ip_address("10.9.9.9")
 
 
-class Asked(FakeKernel):
-    """A kernel that counts questions for paths; all lead through eth0."""
+class OneLink(FakeKernel):
+    """A kernel with an interface."""
 
     def __init__(self) -> None:
         super().__init__()
         self.add_link("eth0", "172.26.0.11/20")
-        self.asked: list[Address] = []
-
-    async def path_to(self, host: Address) -> PathToHost:
-        self.asked.append(host)
-        return PathToHost("eth0", ip_address("172.26.0.11"), ip_address("172.26.0.1"))
 
 
 class World:
     """A controller of a node that knows another one behind a gateway."""
 
-    def __init__(self, kernel: Asked | None = None, *, in_sync: bool = True) -> None:
+    def __init__(self, kernel: OneLink | None = None, *, in_sync: bool = True) -> None:
         self.in_sync = in_sync
-        self.store, self.kernel, self.clock = FakeStore(), kernel or Asked(), SetClock()
+        self.store, self.kernel, self.clock = FakeStore(), kernel or OneLink(), SetClock()
         self.state = StateCache(ME)
         far = Node(metadata=Metadata(name="far"), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address=f"{FAR}/24")))
         key = resource_key("nodes", "far")
@@ -64,10 +57,7 @@ class World:
             self.clock,
             SetAside(Path("/nonexistent")),
         )
-        self.underlay = UnderlayRoutes(self.kernel, lambda: None)
-        self.controller = NodeController(
-            self.resource, self.underlay, self.state, lambda: self.in_sync, self.clock
-        )
+        self.controller = NodeController(self.resource, self.state, lambda: self.in_sync, self.clock)
         self.controller.set_links(dict(self.kernel.link_table))
 
     @property
@@ -75,11 +65,10 @@ class World:
         return resource_key("nodes", ME) in self.store.copy()
 
 
-async def test_before_the_datastore_was_read_nothing_is_written_and_paths_are_found() -> None:
+async def test_before_the_datastore_was_read_nothing_is_written() -> None:
     world = World(in_sync=False)
     await world.controller.step()
     assert not world.registered
-    assert world.underlay.gateways == {FAR: ip_address("172.26.0.1")}
     world.in_sync = True
     await world.controller.step()
     assert world.registered
@@ -111,22 +100,7 @@ async def test_a_step_that_failed_is_taken_again_though_nothing_changed() -> Non
     assert world.resource.trouble is None
 
 
-async def test_paths_are_asked_for_again_when_a_link_changes_that_is_no_pods() -> None:
-    world = World()
-    await world.controller.step()
-    links = dict(world.kernel.link_table)
-    pod = FakeKernel()
-    pod.add_link("cali1")
-    world.controller.set_links({**links, **pod.link_table})
-    await world.controller.step()
-    assert world.kernel.asked == [FAR]
-    world.kernel.add_link("eth1", "192.0.2.1/24")
-    world.controller.set_links(dict(world.kernel.link_table))
-    await world.controller.step()
-    assert world.kernel.asked == [FAR, FAR]
-
-
-class Exhausted(Asked):
+class Exhausted(OneLink):
     """A kernel that cannot be asked for its links now."""
 
     error: Exception | None = KernelError("opening a netlink socket of protocol 0: Too many open files")

@@ -14,7 +14,8 @@ import structlog
 from agent.cli.commands.bgp import in_full, page_text, paths_table, peers_table
 from agent.cli.commands.node import certificate_notes, peers_of
 from agent.clock import SystemClock
-from agent.netlink.objects import RouteKey
+from agent.dataplane.inputs.next_hops import Resolution
+from agent.netlink.objects import NextHop, RouteKey
 from agent.peering.looking_glass_api import LookingGlass, find_peer
 from agent.peering.peers import DesiredPeer, PeerKind
 from bgp.looking_glass import MOST_PREFIXES
@@ -109,6 +110,12 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
             ("10.0.1.0/26", None, "the only path"),
             ("10.0.2.0/26", "n2", "the only path"),
             ("fd01:0:0:1::/122", None, "the only path"),
+        ]
+        held = Resolution((NextHop(ip_address("192.0.2.254"), "eth0"),), "no route of this host leads there")
+        assert [row["resolved"] for row in one.bgp.looking_glass.paths("", lambda _: held)["paths"]] == [
+            "",
+            "via 192.0.2.254 dev eth0; next hop does not resolve: no route of this host leads there",
+            "",
         ]
         (received,) = rows(one, which="received", peer="n2")
         assert (received["reason"], received["communities"], received["next_hop"]) == (

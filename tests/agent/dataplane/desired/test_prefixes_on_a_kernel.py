@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 
 from agent.dataplane.desired_state_builder import MOST_NAMED, DesiredStateBuilder
 from agent.dataplane.inputs.facts import FactSettings
-from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.reconciler import DesiredState
 from agent.datastore.state_cache import StateCache
@@ -49,10 +48,14 @@ class World(Bench):
     def __init__(self, kernel: NetlinkKernel) -> None:
         super().__init__(kernel)
         self.state, self.bgp = StateCache(ME), Bgp()
-        underlay = UnderlayRoutes(kernel, lambda: None)
         self.datastore, self.in_sync = frozenset({ip_address(ETCD)}), True
         self.builder = DesiredStateBuilder(
-            self.state, FactSettings(), self.bgp, underlay, lambda: self.in_sync, lambda: self.datastore
+            self.state,
+            FactSettings(),
+            self.bgp,
+            self.reconciler.next_hops,
+            lambda: self.in_sync,
+            lambda: self.datastore,
         )
         self.store(
             resource("nodes", ME, "Node", bgp={"ipv4Address": "172.26.0.1/24", "ipv6Address": "fd26::1/64"}),

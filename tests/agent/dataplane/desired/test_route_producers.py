@@ -12,7 +12,8 @@ from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
 from agent.dataplane.desired.route_producers import RouteClass, merge
 from agent.dataplane.inputs.facts import Facts, FactSettings, NodeAddresses
-from agent.netlink.objects import Link, Route, RouteKey
+from agent.dataplane.inputs.next_hops import Resolutions
+from agent.netlink.objects import RTPROT_BOOT, Link, Route, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
 from tests.scenes.dataplane.route_facts import (
     ALWAYS,
@@ -235,11 +236,13 @@ def test_a_node_behind_a_router_is_reached_by_it_where_nothing_encapsulates() ->
     """Virtual machines on two subnets, in mode none: the blocks of the other subnet had no route at all."""
     far, router = address("172.27.0.9"), address("172.26.0.1")
     blocks = {network("192.168.77.0/26"): far}
-    given = facts(pool(), bgp_nexthops=blocks, endpoints=(), block_owners={}, node_gateways={far: router})
+    given = facts(pool(), bgp_nexthops=blocks, endpoints=(), block_owners={})
+    default = Route(RouteKey(network("0.0.0.0/0")), gateway=router, device="eth0", protocol=RTPROT_BOOT)
+    given = replace(given, resolutions=Resolutions.by_links(given.links, [default]))
     assert lines(given) == ["192.168.77.0/26 via 172.26.0.1 dev eth0 proto bird"]
     tunnelled = replace(given, pools=(pool(ipip=ALWAYS),))
     assert lines(tunnelled) == ["192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink"]
-    elsewhere = replace(given, node_gateways={far: address("10.0.0.1")})
+    elsewhere = replace(given, resolutions=Resolutions.by_links(given.links, [default.with_(device="eth9")]))
     assert lines(elsewhere) == []
 
 

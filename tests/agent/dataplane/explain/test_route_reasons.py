@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 import hypothesis
@@ -20,6 +20,7 @@ from agent.dataplane.explain.route_reasons import (
     nearness,
 )
 from agent.dataplane.inputs.facts import Facts, FactSettings
+from agent.dataplane.inputs.next_hops import Resolution, Resolutions
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.all_kinds import all_kinds
@@ -106,6 +107,22 @@ def test_an_address_borrowed_from_a_block_has_bgps_reason_too_until_its_node_has
     nodes = {name: replace(node, vxlan=None) for name, node in known.nodes.items()}
     row = said(snapshot_of(waiting := replace(known, nodes=nodes)), waiting, "192.168.41.200/32")
     assert (row.kind, row.why) == ("bgp", "BGP, next hop 172.26.5.10")
+
+
+def test_of_a_next_hop_that_is_on_no_link_or_resolves_no_more_the_reason_says_so() -> None:
+    router = NextHop(IPv4Address("172.26.0.1"), "eth0")
+    far = given(resolutions=Resolutions(lambda _: Resolution((router,))))
+    lost = given(
+        resolutions=Resolutions(lambda _: Resolution((router,), "no route of this host leads there"))
+    )
+    shown = [
+        explain(snapshot_of(one), Reasons(one, {}, lambda _: "tor"), key(NEAR)).why for one in (far, lost)
+    ]
+    assert shown == [
+        "learned from tor, next hop 172.26.5.10, block of near",
+        "learned from tor, next hop 172.26.5.10, block of near; it leads the way of before, for the next hop does not "
+        "resolve: no route of this host leads there",
+    ]
 
 
 def test_what_datastore_and_bgp_both_give_is_said_to_be_the_claims() -> None:

@@ -202,7 +202,7 @@ def test_twenty_thousand_routes_without_a_way_are_one_trouble_and_are_gone_throu
     troubles = RouteTroubles(lambda: snapshot(number=7), without, Surroundings())
     (only,) = troubles.troubles()
     assert str(only) == (
-        "BGP next hop 10.99.0.9: 20000 prefixes, 10.0.0.0/24 among them, have no route here: no interface of this node "
+        "BGP next hop 10.99.0.9: 20000 prefixes, 10.0.0.0/24 among them, have no route here: no route of this host "
         "leads there; packets to them go another way, or nowhere"
     )
     assert list(troubles.troubles()) == [only]
@@ -246,15 +246,15 @@ def test_why_there_is_no_route_is_told_by_next_hop_and_by_node() -> None:
     assert why_not(block_owners={near: NEAR}, bgp_nexthops={near: IPv4Address("172.26.5.10")}) == []
     assert why_not(pools=(pool(disable_bgp_export=True),), block_owners={near: NEAR}) == []
     assert why_not(block_owners={near: NEAR}, bgp_nexthops={near: IPv4Address("10.7.7.7")}) == [
-        "BGP next hop 10.7.7.7: 192.168.31.64/26 has no route here: no interface of this node leads there"
+        "BGP next hop 10.7.7.7: 192.168.31.64/26 has no route here: no route of this host leads there"
     ]
     assert why_not(
         block_owners={far: FAR},
         bgp_nexthops={far: IPv4Address("172.27.0.9")},
-        node_gateways={IPv4Address("172.27.0.9"): IPv4Address("172.28.0.1")},
+        peer_gateways={IPv4Address("172.27.0.9"): IPv4Address("172.28.0.1")},
     ) == [
-        "BGP next hop 172.27.0.9: 192.168.77.0/26 has no route here: no interface of this node leads there by way of "
-        "172.28.0.1"
+        "BGP next hop 172.27.0.9: 192.168.77.0/26 has no route here: of its gateway 172.28.0.1: no route of this host "
+        "leads there"
     ]
     assert why_not(pools=vxlan, block_owners={near: NEAR}, nodes={**nodes, NEAR: bare}) == [
         "node near: 192.168.31.64/26 has no route here: it has no address on its vxlan.calico"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 
 import msgspec
 import pytest
@@ -17,8 +17,8 @@ from agent.dataplane.inputs.gather import (
     listen_port,
     service_networks,
 )
-from agent.dataplane.inputs.underlay import MOST_NODES_ASKED, UnderlayRoutes
-from agent.dataplane.kernel.protocol import PathToHost
+from agent.dataplane.inputs.next_hops import Resolutions
+from agent.dataplane.inputs.underlay import Underlay, underlay_of
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import (
     MACHINE_ANNOTATION,
@@ -33,7 +33,7 @@ from agent.datastore.resources.resource_types import (
 )
 from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
-from agent.netlink.objects import Address
+from agent.netlink.objects import Route, RouteKey
 from ipam.etcd.store import Versioned
 from ipam.keys import affinity_key
 from ipam.model import NodeName
@@ -74,56 +74,21 @@ def test_a_pod_above_what_the_underlay_carries_is_found() -> None:
     assert oversized(replace(given, links=links)) == [("cali1", 1500, 1450)]
 
 
-async def test_ways_are_looked_up_of_distant_nodes_only_and_a_change_is_told() -> None:
+def test_the_interfaces_and_gateways_to_other_nodes_follow_from_the_ways() -> None:
     kernel = FakeKernel()
-    kernel.add_link("eth0", "172.26.0.11/20")
-    kernel.add_link("eth1", "10.0.0.0/8")
-    told: list[frozenset[str]] = []
-    underlay = UnderlayRoutes(kernel, lambda: told.append(underlay.links))
-    links = {"eth0": kernel.link_table["eth0"]}
-    near, distant = IPv4Address("172.26.0.12"), IPv4Address("10.9.9.9")
-    await underlay.update([near], links)
-    await underlay.update([near], links)
-    await underlay.update([near, distant], links)
-    await underlay.update([near, distant, IPv4Address("203.0.113.1")], links)
-    assert told == [{"eth0"}, {"eth0", "eth1"}]
-
-
-async def test_of_thousands_of_distant_nodes_a_bounded_number_is_asked_for() -> None:
-    asked: list[Address] = []
-
-    class Counting(FakeKernel):
-        async def path_to(self, host: Address):  # type: ignore[no-untyped-def]
-            asked.append(host)
-            return await super().path_to(host)
-
-    kernel = Counting()
-    kernel.add_link("eth1", "10.0.0.0/8")
-    underlay = UnderlayRoutes(kernel, lambda: None)
-    await underlay.update([IPv4Address("10.0.0.0") + number for number in range(5000)], {})
-    assert len(asked) == MOST_NODES_ASKED
-    assert underlay.links == {"eth1"}
-
-
-async def test_the_router_to_a_distant_node_is_found_and_asked_for_again_only_when_anew() -> None:
-    asked: list[Address] = []
-    router, far, through = IPv4Address("172.26.0.1"), IPv4Address("172.26.16.12"), IPv4Address("10.0.0.9")
-
-    class Routed(FakeKernel):
-        async def path_to(self, host: Address) -> PathToHost:
-            asked.append(host)
-            device = "tunl0" if host == through else "eth1"
-            return PathToHost(device, IPv4Address("172.26.0.11"), router)
-
-    told: list[object] = []
-    underlay = UnderlayRoutes(Routed(), lambda: told.append(dict(underlay.gateways)))
-    await underlay.update([far, through], {})
-    await underlay.update([far, through], {}, anew=False)
-    assert (told, asked) == ([{far: router}], [through, far])
-    await underlay.update([far], {})
-    assert asked.count(far) == 2
-    await underlay.update([], {}, anew=False)
-    assert told == [{far: router}, {}]
+    for name, own in (("eth0", "172.26.0.11/20"), ("eth1", "10.0.0.1/24"), ("tunl0", "192.168.1.1/32")):
+        kernel.add_link(name, own)
+    router = IPv4Address("10.0.0.254")
+    behind = (("10.0.0.0/8", "eth1", router), ("192.168.0.0/16", "tunl0", IPv4Address("10.0.0.9")))
+    more = [Route(RouteKey(ip_network(dst)), gateway=via, device=dev, protocol=4) for dst, dev, via in behind]
+    resolutions = Resolutions.by_links(kernel.link_table, more)
+    me, near, far, through, nowhere = map(
+        IPv4Address, ("172.26.0.11", "172.26.0.12", "10.9.9.9", "192.168.7.7", "203.0.113.1")
+    )
+    assert underlay_of([me], resolutions) == Underlay()
+    assert underlay_of([me, near], resolutions) == Underlay(frozenset({"eth0"}))
+    everybody = underlay_of([me, near, far, through, nowhere], resolutions)
+    assert everybody == Underlay(frozenset({"eth0", "eth1"}), {far: router})
 
 
 def test_the_networks_of_services_are_those_of_all_three_lists() -> None:

@@ -1,0 +1,268 @@
+"""How a next hop is reached: by the kernel's routes, as BIRD's recursive gateway and FRR's next-hop tracking.
+
+The one rule (decision 51). The longest route around the address decides, of equal ones that of the lowest metric; its
+gateways become those of the routes behind the next hop, and a route without a gateway makes the next hop its own. What
+BGP learned, and anything else of ours, resolves no next hop: so none is resolved through itself, one step is enough,
+and no change of a best path changes how another is reached. A hop whose interface is down or has no carrier is left
+out; where none is left the next route decides. What resolves no more keeps its last way, with the reason, as long as
+its interface is up: whether the paths over it are used is BGP's to say, and until it has said so their routes stay.
+Promises: pure but for its memory. `resolutions` is the same object until some way is another one.
+Does not know: prefixes, BGP, who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
+
+from agent.dataplane.cooperative import Work
+from agent.dataplane.inputs.foreign_routes import ForeignRoutes, connected_routes
+from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
+from agent.dataplane.kernel.ownership import Ownership
+from agent.netlink.objects import ADDRESS_OCTETS, Address, Link, NextHop, Route, RouteKey, RouteType
+
+MOST_NEXT_HOPS = 16_384
+"""Addresses that are followed, nodes and BGP next hops. The way of one beyond is that of when it was asked for."""
+OWN_ADDRESS = "it is this host's own address"
+MAPPED = "it is an address of IPv4 in the form of IPv6, and no route of IPv6 is one to it"
+NOTHING = "no route of this host leads there"
+
+
+GatewayMove = tuple[tuple[NextHop, ...], tuple[NextHop, ...]]
+"""What was reached by these hops is all reached by those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """How an address is reached, or why not."""
+
+    hops: tuple[NextHop, ...] = ()
+    """One or several, sorted; empty: it is not reached."""
+    why: str = ""
+    """Why it does not resolve, a sentence about it; with hops: these are the last that were known."""
+    by: Route | None = field(default=None, compare=False)
+    """The route that decided, for people."""
+
+    @property
+    def devices(self) -> Iterator[str]:
+        """The interfaces that lead there."""
+        return (hop.device for hop in self.hops if hop.device is not None)
+
+
+def resolve(address: Address, routes: ForeignRoutes, links: Mapping[str, Link]) -> Resolution:
+    """How an address is reached by these routes over these links."""
+    if isinstance(address, IPv6Address) and address.is_link_local:
+        return _on_its_link(address, links)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return Resolution(why=MAPPED)  # a default route of IPv6 is none to it
+    if any(own == address for link in links.values() for own, _ in link.addresses):
+        return Resolution(why=OWN_ADDRESS)
+    why = NOTHING
+    for route in routes.around(address):
+        if route.type is not RouteType.UNICAST:
+            return Resolution(why=f"by the route `{route}` of this host packets go nowhere", by=route)
+        found = [_to(address, one) for one in route.target.next_hops() if is_usable(links, one.device)]
+        if found:
+            return Resolution(_merged(found), by=route)
+        if why == NOTHING:
+            devices = sorted(route.target.devices())
+            why = f"the route `{route}` of this host leads there, and {_state(links, devices)}"
+    return Resolution(why=why)
+
+
+def is_usable(links: Mapping[str, Link], device: str | None) -> bool:
+    """Whether packets can leave by an interface."""
+    link = links.get(device or "")
+    return link is not None and link.up and link.carrier
+
+
+def _on_its_link(address: IPv6Address, links: Mapping[str, Link]) -> Resolution:
+    """A link-local address is on the link that its zone names (RFC 4007), and no route says so."""
+    zone = address.scope_id
+    if zone is None:
+        return Resolution(why="it is link-local, and nothing says on which interface")
+    if not is_usable(links, zone):
+        return Resolution(why=_state(links, [zone]))
+    return Resolution((NextHop(IPv6Address(int(address)), zone),))
+
+
+def _to(address: Address, hop: NextHop) -> NextHop:
+    return hop if hop.gateway is not None else NextHop(address, hop.device, hop.onlink, hop.weight)
+
+
+def _merged(hops: Collection[NextHop]) -> tuple[NextHop, ...]:
+    """In their order, without two that are alike; alone, a next hop has no weight."""
+    if len(hops) == 1:
+        return tuple(hop if hop.weight == 1 else replace(hop, weight=1) for hop in hops)
+    found: dict[NextHop, int] = {}
+    for hop in hops:
+        alike = replace(hop, weight=1)
+        found[alike] = found.get(alike, 0) + hop.weight
+    if len(found) == 1:
+        return tuple(found)
+    return tuple(sorted(replace(hop, weight=weight) for hop, weight in found.items()))
+
+
+def _state(links: Mapping[str, Link], devices: Iterable[str]) -> str:
+    words = []
+    for name in devices:
+        link = links.get(name)
+        state = "not there" if link is None else "without a carrier" if link.up else "down"
+        words.append(f"{name} is {state}")
+    return ", ".join(words) or "no interface is named there"
+
+
+class Resolutions:
+    """How each address is reached, as of one moment; found when it is first asked for."""
+
+    def __init__(
+        self, find: Callable[[Address], Resolution], known: Mapping[Address, Resolution] | None = None
+    ) -> None:
+        self._find = find
+        self.known: dict[Address, Resolution] = dict(known or {})
+
+    def of(self, address: Address) -> Resolution:
+        """The way to an address."""
+        found = self.known.get(address)
+        if found is None:
+            found = self._find(address)
+            if len(self.known) < MOST_NEXT_HOPS:
+                self.known[address] = found
+        return found
+
+    @classmethod
+    def by_links(cls, links: Mapping[str, Link], more: Iterable[Route] = ()) -> Resolutions:
+        """As the kernel's own routes to the subnets of links have it, and these more routes."""
+        subnets = ((name, *one) for name, link in links.items() for one in link.addresses)
+        routes = ForeignRoutes.of([*connected_routes(subnets), *more])
+        return cls(lambda address: resolve(address, routes, links))
+
+
+class NextHopResolver:
+    """Keeps `resolutions` right, from the kernel's routes as they are read and as they change, and from its links."""
+
+    def __init__(self, ownership: Ownership) -> None:
+        self._near: dict[tuple[int, int], dict[int, list[Address]]] = {}
+        """Version and length -> prefix of that length, as a number -> the addresses in it that are followed."""
+        self._routes = ForeignRoutes(ownership, self._is_near)
+        self._implied = ForeignRoutes(ownership)
+        """What follows from the links' addresses alone."""
+        self._all_links: Mapping[str, Link] = {}
+        self._links: Mapping[str, Link] = {}
+        self._good: dict[Address, tuple[NextHop, ...]] = {}
+        """The last way of each address that resolved; of as many as are followed."""
+        self.resolutions = Resolutions(self._find)
+        self.changed: Callable[[], None] = lambda: None
+        """Called when some way is another one."""
+        self._taken = self.resolutions
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the kernel's routes were read; before, the subnets of links are all that is known."""
+        return self._routes.is_known
+
+    def set_links(self, links: Mapping[str, Link]) -> bool:
+        """The links are these; whether some way is another one now."""
+        if links is self._all_links:
+            return False
+        self._all_links = links
+        own = {name: link for name, link in links.items() if not name.startswith(WORKLOAD_PREFIX)}
+        if own == self._links:
+            return False
+        self._links = own
+        if not self.is_known:
+            subnets = ((name, *one) for name, link in own.items() for one in link.addresses)
+            self._implied = ForeignRoutes.of(connected_routes(subnets))
+        return self._look_again()
+
+    def begin_reading(self) -> None:
+        """The kernel's routes are being read from now on."""
+        self._routes.begin_reading()
+
+    def adopt(self, routes: Mapping[RouteKey, Route]) -> Work[tuple[bool, bool]]:
+        """The kernel's routes were read; whether that may be relied on, and whether some way is another one now."""
+        is_sure = yield from self._routes.adopt(routes)
+        return is_sure, self._look_again()
+
+    def change(self, route: Route, *, gone: bool, appended: bool) -> tuple[bool, bool]:
+        """A route came, changed or went; whether the kernel is to be read, and whether some way is another one now."""
+        if not self.is_known:
+            return False, False
+        is_unclear = self._routes.change(route, gone=gone, appended=appended)
+        concerned = self._inside(route.key)
+        return is_unclear and bool(concerned), bool(concerned) and self._look_again(concerned)
+
+    def take_moves(self) -> tuple[GatewayMove, ...]:
+        """The ways since the last call that all who had them left for one and the same other way.
+
+        None where one follows on another, for then it matters which is carried out first.
+        """
+        before, self._taken = self._taken.known, self.resolutions
+        now = self.resolutions.known
+        if before is now or len(now) >= MOST_NEXT_HOPS:
+            return ()
+        left: dict[tuple[NextHop, ...], set[tuple[NextHop, ...]]] = {}
+        for address, way in before.items():
+            left.setdefault(way.hops, set()).add(now[address].hops if address in now else way.hops)
+        found = ((was, next(iter(to))) for was, to in left.items() if was and len(to) == 1)
+        moves = tuple((was, to) for was, to in found if to and to != was)
+        return moves if {was for was, _ in moves}.isdisjoint(to for _, to in moves) else ()
+
+    def track(self, addresses: Collection[Address]) -> bool:
+        """Forget the ways of all others; whether the kernel is to be read, because of new ones too little is held."""
+        new = [address for address in addresses if address not in self.resolutions.known]
+        if len(self.resolutions.known) > 2 * len(addresses) + 64:
+            wanted = set(addresses)
+            self.resolutions.known = {
+                one: way for one, way in self.resolutions.known.items() if one in wanted
+            }
+            self._good = {one: way for one, way in self._good.items() if one in wanted}
+            self._near = {}
+        for address in new:
+            self.resolutions.of(address)
+        return bool(new) and not self._routes.is_whole
+
+    def _is_near(self, key: RouteKey) -> bool:
+        return bool(self._inside(key))
+
+    def _inside(self, key: RouteKey) -> Collection[Address]:
+        """The addresses that are followed in a prefix."""
+        spare = 8 * ADDRESS_OCTETS[key.version] - key.length
+        near = self._near.get((key.version, key.length))
+        if near is None:
+            near = self._near[key.version, key.length] = {}
+            for one in self.resolutions.known:
+                if one.version == key.version:
+                    near.setdefault(int(one) >> spare, []).append(one)
+        return near.get(int.from_bytes(key.octets) >> spare, ())
+
+    def _find(self, address: Address) -> Resolution:
+        self._near = {}
+        return self._resolve(address)
+
+    def _resolve(self, address: Address) -> Resolution:
+        routes = self._routes if self.is_known else self._implied
+        way = resolve(address, routes, self._links)
+        if not way.hops:
+            return self._held(address, way)
+        if address in self._good or len(self._good) < MOST_NEXT_HOPS:
+            self._good[address] = way.hops
+        return way
+
+    def _look_again(self, concerned: Collection[Address] | None = None) -> bool:
+        """Resolve these, or all that are followed, again; whether some way is another one."""
+        before = self.resolutions.known
+        found = {address: self._resolve(address) for address in (before if concerned is None else concerned)}
+        if all(before[address] == way for address, way in found.items()):
+            before.update(found)  # what is said of a way may be another route
+            return False
+        self.resolutions = Resolutions(self._find, {**before, **found})
+        self.changed()
+        return True
+
+    def _held(self, address: Address, way: Resolution) -> Resolution:
+        """The last way there was, as far as its interfaces are still up: without a carrier, too."""
+        hops = self._good.get(address, ())
+        up = [hop for hop in hops if (link := self._links.get(hop.device or "")) is not None and link.up]
+        return Resolution(_merged(up), way.why, way.by)
