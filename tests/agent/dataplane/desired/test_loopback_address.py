@@ -10,6 +10,7 @@ import pytest
 from agent.dataplane.desired.desired_tunnels import pod_mtu, tunnels
 from agent.dataplane.desired.route_producers import datastore_routes, learned_routes
 from agent.dataplane.inputs.facts import Facts, FactSettings, NodeAddresses
+from agent.dataplane.inputs.next_hops import Resolutions
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE
 from agent.netlink.objects import Address, Link, Route, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
@@ -34,7 +35,7 @@ def uplink(index: int, mtu: int = 9000) -> Link:
 def facts(
     bearer: Link = LOOPBACK, ipip: EncapsulationMode = NEVER, vxlan: EncapsulationMode = NEVER, **more: object
 ) -> Facts:
-    """The other node's address is behind eth2's switch, or told by that switch."""
+    """The other node's address is behind eth2's switch, by a static route."""
     links = {one.name: one for one in (bearer, uplink(1), uplink(2, 1600))}
     nodes = {
         ME: NodeAddresses(
@@ -58,7 +59,15 @@ def facts(
         ip_address("10.255.0.2"): ip_address("10.0.2.0"),
         ip_address("fd25::2"): ip_address("fd00:2::"),
     }
-    given = {"node": ME, "pools": pools, "nodes": nodes, "links": links, "node_gateways": gateways, **more}
+    static = [Route(RouteKey(ip_network(node)), gateway=via, device="eth2") for node, via in gateways.items()]
+    given = {
+        "node": ME,
+        "pools": pools,
+        "nodes": nodes,
+        "links": links,
+        "resolutions": Resolutions.by_links(links, [one.with_(protocol=4) for one in static]),
+        **more,
+    }
     return Facts(**given)  # type: ignore[arg-type]
 
 
@@ -122,7 +131,12 @@ def test_into_a_tunnel_this_host_sends_from_the_tunnels_address() -> None:
 
 def test_routes_that_follow_from_the_datastore_have_the_source_too() -> None:
     links = {"lo": LOOPBACK, "eth1": replace(uplink(1), addresses=((ip_address("10.255.0.9"), 24),))}
-    given = facts(links=links, settings=FactSettings(from_datastore=True), block_owners={BLOCK: OTHER})
+    given = facts(
+        links=links,
+        settings=FactSettings(from_datastore=True),
+        block_owners={BLOCK: OTHER},
+        resolutions=Resolutions.by_links(links),
+    )
     (found,) = (one for some in datastore_routes(given) for one in some)
     assert (found.device, found.target.source) == ("eth1", OWN)
 
