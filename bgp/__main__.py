@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bgp.rib.multipath import single_hops
 from bgp.settings import BadSettings, Form, Leaving, Settings, settings_of
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
@@ -81,7 +82,9 @@ class Standalone:
             if route is None:
                 self._events.emit("gone", prefix=prefix)
                 continue
-            fields = {"next_hop": route.next_hop, "peer": route.peer, "stale": route.stale}
+            fields: dict[str, Any] = {"next_hop": route.next_hop, "peer": route.peer, "stale": route.stale}
+            if route.several is not None:
+                fields["several"] = [str(hop) for hop in single_hops(route.several)]
             self._events.emit("path", prefix=prefix, **fields)
         if self._speaker.converged and not self._was_converged:
             self._was_converged = True

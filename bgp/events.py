@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from traceback import format_exception
 
 from bgp.path import Path
 from bgp.peer_config import PeerConfig
@@ -103,6 +104,11 @@ class PeerFailed:
     why: str
     """The exception, in one line."""
     traceback: str
+
+    @classmethod
+    def of(cls, error: Exception) -> PeerFailed:
+        """The event of an exception."""
+        return cls(f"{type(error).__name__}: {error}", "".join(format_exception(error)))
 
 
 @dataclass(frozen=True, slots=True)

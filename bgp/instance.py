@@ -9,7 +9,6 @@ Does not know: sockets, tasks, clocks.
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from functools import partial
@@ -35,7 +34,7 @@ from bgp.events import (
 from bgp.path import Path
 from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig, changes_export, same_peer, same_session
-from bgp.peer_export import advertise, export_target
+from bgp.peer_export import advertise, concerned, export_target, takes_several
 from bgp.peer_index import PeerIndex
 from bgp.policy.block_claims import NO_CLAIMS, BlockClaims, Touched
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
@@ -45,7 +44,8 @@ from bgp.rib.export import ExportTarget
 from bgp.rib.graceful_restart import RestartDeferral
 from bgp.rib.limits import Excess, held_octets
 from bgp.rib.loc_rib import LocRib
-from bgp.rib.rib_walks import SLICE_PREFIXES, RibWalk, run_walks, slice_size, slices, take_first
+from bgp.rib.pending_changes import pending_changes
+from bgp.rib.rib_walks import SLICE_PREFIXES, RibWalk, run_walks, slice_size, slices
 from bgp.wire.attributes import Context
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
@@ -68,7 +68,7 @@ class Instance:
     def __init__(self, config: SpeakerConfig, random: Callable[[], float], now: float) -> None:
         self.config = config
         self.peers: dict[Address, Peer] = {}
-        self.ribs = {family: LocRib() for family in Family}
+        self.ribs = {family: LocRib(config.multipath) for family in Family}
         self.blocks = {family: OwnBlocks({}) for family in Family}
         """The blocks among what we originate."""
         self.deferral = RestartDeferral(config.deferral_seconds, is_restart=config.restarting, now=now)
@@ -79,10 +79,7 @@ class Instance:
         """Whether we know what to originate; before, no End-of-RIB may be sent."""
         self._connections: dict[Connection, Address] = {}
         self._last_connection = 0
-        self._dirty: Changed = {family: {} for family in Family}
-        """Prefixes whose best path changed and is still to be advertised."""
-        self._stale_changed: Changed = {family: {} for family in Family}
-        """Prefixes of which a path became stale or fresh: nothing to advertise, but `flush` reports them."""
+        self._pending = pending_changes()
         self._actions: list[tuple[Address, ShellAction]] = []
         self._walks: deque[RibWalk] = deque()
         """Walks under way; the first slice of a new one comes in a later `flush`."""
@@ -112,13 +109,14 @@ class Instance:
             else:
                 del self.peers[address]
                 self._work(peer, peer.deconfigure)
+                self._forget_staleness(address)
         for address, config in desired.items():
             if address not in self.peers:
                 new_connection = partial(self._name_connection, config.address)
                 try:
                     peer = Peer(config, self.config, self.deferral, new_connection, self._random, now)
                 except Exception as error:
-                    self._report(address, error)
+                    self._actions.append((address, PeerFailed.of(error)))
                     continue
                 self.peers[address] = peer
                 self._reindex(peer)
@@ -154,10 +152,10 @@ class Instance:
     def _originate(
         self, family: Family, before: Mapping[Nlri, Origination], desired: Mapping[Nlri, Origination]
     ) -> None:
-        rib, dirty = self.ribs[family], self._dirty[family]
-        dirty |= dict.fromkeys(rib.drop(before.keys() - desired.keys(), OURSELVES.key))
+        rib = self.ribs[family]
+        self._pending[family].add(rib.drop(before.keys() - desired.keys(), OURSELVES.key))
         for origination, some in changed_originations(before, desired).items():
-            dirty |= dict.fromkeys(rib.put(some, origination.path()))
+            self._pending[family].add(rib.put(some, origination.path()))
         blocks, self.blocks[family] = self.blocks[family], OwnBlocks(desired)
         if blocks.prefixes != self.blocks[family].prefixes:
             self._walks.append(self._walk_blocks(family, blocks))
@@ -281,10 +279,10 @@ class Instance:
         self._now = now
         most = slice_size(len(self.peers))
         run_walks(self._walks, most)
-        changed = self._export_dirty(most)
+        changed = self._export_pending(most)
         for family in Family:
-            if stale := take_first(self._stale_changed[family], most):
-                changed[family] = changed.get(family, {}) | stale
+            if hops := self._pending[family].take_hops(most):
+                changed[family] = changed.get(family, {}) | hops
         if not self.converged and not self.is_busy and self.deferral.end_if_due(self._waits(), now):
             for peer in self.peers.values():
                 self._reindex(peer)  # its End-of-RIB is no longer withheld
@@ -302,7 +300,7 @@ class Instance:
     @property
     def is_busy(self) -> bool:
         """Whether `flush` has more to do."""
-        return bool(self._walks) or any(self._dirty.values()) or any(self._stale_changed.values())
+        return bool(self._walks) or any(self._pending.values())
 
     def next_update(self, connection: Connection) -> bytes:
         """The next UPDATE for a connection that can take one; empty: there is none."""
@@ -327,9 +325,7 @@ class Instance:
 
     def is_stale(self, family: Family, prefix: Nlri, path: Path) -> bool:
         """Whether a path of `prefix` is retained through its peer's restart."""
-        peer = self.peers.get(path.source.address)
-        rib = peer.adj_ribs_in.get(family) if peer is not None else None
-        return rib is not None and rib.is_stale(prefix, path.source.path_id)
+        return self.ribs[family].is_stale(prefix, path)
 
     # -- within -------------------------------------------------------------------------------------------------------
 
@@ -376,6 +372,7 @@ class Instance:
             broken = True
         if broken and is_configured:
             self.peers[address] = peer = peer.replaced(self._now)
+            self._forget_staleness(address)
             self._reindex(peer)
         for connection, remote in self._connections.items():
             if remote == address:
@@ -383,11 +380,12 @@ class Instance:
                     self._actions.append((address, Send(connection, encode(UNSPECIFIC_CEASE, ANY_CONTEXT))))
                 self._actions.append((address, Close(connection)))
         self._walks += [self._walk_orphans(family, address) for family in Family]
-        self._report(address, error)
+        self._actions.append((address, PeerFailed.of(error)))
 
-    def _report(self, address: Address, error: Exception) -> None:
-        text = "".join(traceback.format_exception(error))
-        self._actions.append((address, PeerFailed(f"{type(error).__name__}: {error}", text)))
+    def _forget_staleness(self, address: Address) -> None:
+        """A peer has gone, or has new tables: what of its paths was stale is so no more."""
+        for rib in self.ribs.values():
+            rib.stale.pop(number_of(address), None)
 
     def _apply(self, peer: Peer, outputs: list[Output]) -> None:
         """Carry out what a peer's core asks for, or pass it on to the shell."""
@@ -395,16 +393,16 @@ class Instance:
         for output in outputs:
             match output:
                 case Learned(prefixes, path, family):
-                    self._dirty[family] |= dict.fromkeys(self.ribs[family].put(prefixes, path))
+                    self._pending[family].add(self.ribs[family].put(prefixes, path))
                 case Withdrawn(prefixes, family, path_id):
                     if len(prefixes) > SLICE_PREFIXES:
                         self._walks.append(self._walk_withdrawn(peer.config.address, output))
                     else:
-                        self._dirty[family] |= dict.fromkeys(self.ribs[family].drop(prefixes, key, path_id))
+                        self._pending[family].add(self.ribs[family].drop(prefixes, key, path_id))
                 case ReapplyImportPolicy(family):
                     self._walks.append(self._walk_import(peer, family))
                 case StaleChanged(prefixes, family):
-                    self._stale_changed[family] |= dict.fromkeys(prefixes)
+                    self._note_stale(peer, prefixes, family)
                 case Established():
                     self._advertise_all(peer)
                     if self._has_announced:
@@ -413,6 +411,12 @@ class Instance:
                 case _:
                     self._actions.append((peer.config.address, output))
         self._reindex(peer)
+
+    def _note_stale(self, peer: Peer, prefixes: Collection[Nlri], family: Family) -> None:
+        """Paths became stale, or fresh again: perhaps others are used now, which the Loc-RIB finds when asked."""
+        if (rib_in := peer.adj_ribs_in.get(family)) is not None:
+            self.ribs[family].stale[number_of(peer.config.address)] = rib_in.stale
+        self._pending[family].add_stale(prefixes)
 
     def _reindex(self, peer: Peer) -> None:
         """Something may have changed about a peer."""
@@ -450,7 +454,7 @@ class Instance:
         """Advertise anew what lies otherwise to our own blocks than before."""
         rib, now = self.ribs[family], self.blocks[family]
         for some in slices(list(rib.prefixes)):
-            self._dirty[family] |= {
+            self._pending[family].best |= {
                 one: None for one in some if before.relation(one) is not now.relation(one)
             }
             yield len(some)
@@ -463,7 +467,7 @@ class Instance:
             rib_in = peer.adj_ribs_in.get(gone.family) if peer is not None else None
             if rib_in is not None:
                 some = [one for one in some if not rib_in.is_accepted(one, gone.path_id)]
-            self._dirty[gone.family] |= dict.fromkeys(rib.drop(some, key, gone.path_id))
+            self._pending[gone.family].add(rib.drop(some, key, gone.path_id))
             yield len(some)
 
     def _walk_import(self, peer: Peer, family: Family, is_touched: Touched | None = None) -> RibWalk:
@@ -485,7 +489,7 @@ class Instance:
             for prefix in some:
                 for path_id in rib.path_ids(prefix, key):
                     if rib_in is None or not rib_in.is_accepted(prefix, path_id):
-                        self._dirty[family] |= dict.fromkeys(rib.drop([prefix], key, path_id))
+                        self._pending[family].add(rib.drop([prefix], key, path_id))
             yield len(some)
 
     def _walk_nexthops(self, family: Family, next_hops: Collection[Address]) -> RibWalk:
@@ -493,39 +497,33 @@ class Instance:
         rib = self.ribs[family]
         for some in slices(list(rib.prefixes)):
             over = (one for one in some if rib.uses_nexthop(one, next_hops))
-            self._dirty[family] |= dict.fromkeys(rib.reselect(over))
+            self._pending[family].best |= dict.fromkeys(rib.reselect(over))
             yield len(some)
 
     # -- what each peer is advertised ---------------------------------------------------------------------------------
 
-    def _export_dirty(self, most: int) -> Changed:
+    def _export_pending(self, most: int) -> Changed:
         """Advertise some of what changed, and answer it. After an exception the next call has it all."""
         changed: Changed = {}
-        try:
-            for family in Family:
-                if dirty := take_first(self._dirty[family], most):
-                    changed[family] = dirty
-                    self._export(family, dirty.keys())
-        except Exception:
-            for family, dirty in changed.items():
-                self._dirty[family] = dirty | self._dirty[family]
-            raise
+        for family, pending in self._pending.items():
+            best, beside = pending.take(most, several=takes_several(self.peers.values(), family))
+            try:
+                if best or beside:
+                    self._export(family, best.keys(), beside.keys() | best.keys() if beside else best.keys())
+            except Exception:
+                pending.put_back(best, beside)
+                for done, some in changed.items():
+                    self._pending[done].put_back(some, {})
+                raise
+            if best:
+                changed[family] = best
         return changed
 
-    def _export(self, family: Family, dirty: Set[Nlri]) -> None:
-        own = self._originated[family]
-        of_internal: Set[Nlri] | None = None
-        for peer in self.peers.values():
-            out = peer.adj_ribs_out.get(family)
-            if out is None:
-                continue
-            if not peer.is_internal:
-                self._advertise(family, peer, dirty)
-                continue
-            # In a mesh nearly all is learned from iBGP and goes to nobody: only what does not, and what the peer has.
-            if of_internal is None:
-                of_internal = dirty if self._reflects else self.ribs[family].not_from_ibgp(dirty, own.keys())
-            self._advertise(family, peer, of_internal | out.known(dirty))
+    def _export(self, family: Family, best: Set[Nlri], touched: Set[Nlri]) -> None:
+        """Advertise where the best path changed, and (`touched`) any path, to those who take several."""
+        rib, own, peers = self.ribs[family], self._originated[family].keys(), list(self.peers.values())
+        for peer, some in concerned(peers, family, rib, own, best, touched, reflects=self._reflects):
+            self._advertise(family, peer, some)
 
     def _advertise(self, family: Family, peer: Peer, prefixes: Iterable[Nlri]) -> None:
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from bgp.instance import Instance
+from bgp.rib.multipath import NextHopSet
 from bgp.wire import nlri
 from bgp.wire.families import Address, Prefix, family_of
 
@@ -24,6 +25,8 @@ class LearnedRoute:
     """Retained through the peer's restart."""
     link_local: IPv6Address | None = None
     """The next hop on the peer's link, when it came beside a global one."""
+    several: NextHopSet | None = None
+    """The next hops of all paths that are used side by side; None: of the best one alone."""
 
 
 class Learned(Mapping[Prefix, LearnedRoute]):
@@ -39,17 +42,19 @@ class Learned(Mapping[Prefix, LearnedRoute]):
             raise KeyError(prefix)
         attributes, source = best.attributes, best.source.address
         stale = self._instance.is_stale(family, packed, best)
-        return LearnedRoute(best.attributes.next_hop, source, stale, attributes.link_local)
+        hops = self._instance.ribs[family].hops(packed)
+        several = hops if isinstance(hops, NextHopSet) else None
+        return LearnedRoute(best.attributes.next_hop, source, stale, attributes.link_local, several)
 
     def __iter__(self) -> Iterator[Prefix]:
         for family, rib in self._instance.ribs.items():
             for packed in list(rib.prefixes):
-                if rib.next_hop(packed) is not None:
+                if rib.hops(packed) is not None:
                     yield nlri.unpack(packed, family)
 
     def __len__(self) -> int:
         ribs = self._instance.ribs.values()
-        return sum(1 for rib in ribs for packed in rib.prefixes if rib.next_hop(packed) is not None)
+        return sum(1 for rib in ribs for packed in rib.prefixes if rib.hops(packed) is not None)
 
     def __bool__(self) -> bool:
         return next(iter(self), None) is not None

@@ -16,10 +16,12 @@ from itertools import chain
 from bgp.instance import Instance
 from bgp.path import Path
 from bgp.peer import Peer
-from bgp.policy.policy import Candidate
+from bgp.policy.policy import Candidate, Own
+from bgp.rib.add_path_out import AddPathOut
 from bgp.rib.adj_rib_in import AdjRibIn
-from bgp.rib.decision import is_eligible, why_best, why_not
-from bgp.rib.export import export_attributes, why_not_exported
+from bgp.rib.decision import in_order, is_eligible, why_best, why_not
+from bgp.rib.export import ExportTarget, export_attributes, why_not_exported
+from bgp.rib.multipath import single_hops
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family, Prefix, family_of
@@ -64,10 +66,12 @@ class PathView:
     prefix: Prefix
     path: Path
     best: bool
-    """Whether it is in use; of ADVERTISED: whether it is advertised."""
+    """Whether it is the best one; of ADVERTISED: whether it is advertised."""
     stale: bool
     reason: str
-    """Why it is the best, why it is not used, or why it is not advertised."""
+    """Why it is the best, why it is or is not used, or why it is not advertised."""
+    used: bool | None = None
+    """Whether packets may take it, as the best one or beside it; None: that is not the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +182,18 @@ def _paths(
 
 def _known(instance: Instance, prefix: Prefix, refusing: Collection[AdjRibIn]) -> Iterator[PathView]:
     family, packed = family_of(prefix), nlri.pack(prefix)
-    candidates, unreachable = instance.ribs[family].candidates(packed), instance.ribs[family].unreachable
+    table = instance.ribs[family]
+    candidates, unreachable = table.candidates(packed), table.unreachable
     decided = why_best([path for path in candidates if is_eligible(path, unreachable)])
     won = f"the others have: {decided}" if decided else "the only path"
+    several = len(single_hops(table.hops(packed)))
+    member = f"in the set of {several} next hops" if several > 1 else "in use, with the same next hop"
     for path in candidates:
-        lost = why_not(path, candidates, unreachable)
-        yield PathView(prefix, path, not lost, instance.is_stale(family, packed, path), lost or won)
+        is_best, out = not why_not(path, candidates, unreachable), table.why_not_used(packed, path)
+        reason = out or member
+        if is_best:
+            reason = won if several < 2 and not out else f"{won}; {reason}"
+        yield PathView(prefix, path, is_best, instance.is_stale(family, packed, path), reason, not out)
     for rib in refusing:
         for key in rib.keys_of(packed):
             if (why := rib.rejected.get(key)) is not None and (path_ := rib.pre_policy.get(key)) is not None:
@@ -205,26 +215,42 @@ def _received(instance: Instance, peer: Peer, prefix: Prefix) -> Iterator[PathVi
             yield PathView(prefix, path, False, stale, f"refused: {rejected}")
             continue
         used = next((one for one in candidates if one.source == path.source), path)
-        lost = why_not(used, candidates, rib.unreachable)
-        yield PathView(prefix, used, not lost, stale, lost or "in use")
+        is_best, out = not why_not(used, candidates, rib.unreachable), rib.why_not_used(packed, used)
+        yield PathView(prefix, used, is_best, stale, out or "in use", not out)
 
 
 def _advertised(instance: Instance, peer: Peer, prefix: Prefix) -> Iterator[PathView]:
     family, packed = family_of(prefix), nlri.pack(prefix)
-    best, to = instance.ribs[family].best(packed), instance.export_target(peer, family)
+    rib, to, out = instance.ribs[family], instance.export_target(peer, family), peer.adj_ribs_out.get(family)
+    best = rib.best(packed)
     if best is None:
         return
-    if to is None or family not in peer.adj_ribs_out:
+    if to is None or out is None:
         yield PathView(prefix, best, False, False, "there is no session of this family")
         return
-    attributes: PathAttributes | None = best.attributes
+    relation = instance.blocks[family].relation(packed)
+    if not isinstance(out, AddPathOut):
+        yield _exported(peer, to, prefix, best, relation)
+        return
+    left = peer.config.paths_sent
+    for path in in_order(rib.candidates(packed), rib.unreachable):
+        view = _exported(peer, to, prefix, path, relation)
+        if view.best and not left:
+            view = PathView(prefix, path, False, False, f"more than paths_sent ({peer.config.paths_sent})")
+        left -= view.best
+        yield view
+
+
+def _exported(peer: Peer, to: ExportTarget, prefix: Prefix, path: Path, relation: Own | None) -> PathView:
+    """A path as the peer is advertised it, or why it is not."""
+    attributes: PathAttributes | None = path.attributes
     rule = ""
-    if (policy := peer.export_policy.get(family)) is not None:
-        learned, relation = not best.source.is_own, instance.blocks[family].relation(packed)
-        result = policy(Candidate(packed, best.attributes, learned, relation))
+    if (policy := peer.export_policy.get(family_of(prefix))) is not None:
+        result = policy(Candidate(nlri.pack(prefix), path.attributes, not path.source.is_own, relation))
         attributes, rule = result.attributes, result.reason
-    exported = export_attributes(replace(best, attributes=attributes), to) if attributes is not None else None
+    exported = export_attributes(replace(path, attributes=attributes), to) if attributes is not None else None
     if exported is None:
-        yield PathView(prefix, best, False, False, rule if attributes is None else why_not_exported(best, to))
-    else:
-        yield PathView(prefix, replace(best, attributes=exported), True, False, rule or "advertised")
+        return PathView(
+            prefix, path, False, False, rule if attributes is None else why_not_exported(path, to)
+        )
+    return PathView(prefix, replace(path, attributes=exported), True, False, rule or "advertised")

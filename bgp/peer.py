@@ -27,6 +27,7 @@ from bgp.events import (
 from bgp.path import Source
 from bgp.peer_config import PeerConfig, SpeakerConfig, changes_import
 from bgp.policy.policy import CompiledPolicy, compiled
+from bgp.rib.add_path_out import adj_ribs_out
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.graceful_restart import RestartDeferral, Retention, preserved, retention, wait_until
 from bgp.rib.limits import Excess, excess, near_limit
@@ -381,9 +382,7 @@ class Peer:
         )
         passes_on = not session.internal or self._us.cluster_id or config.route_reflector_client
         deferral = self._deferral if passes_on else None
-        self.adj_ribs_out = {
-            family: AdjRibOut(family, deferral) for family in sorted(session.context.families)
-        }
+        self.adj_ribs_out = adj_ribs_out(session.context.families, session.path_ids_sent, deferral)
         restart = self.restart_of(session)
         if restart is None:
             self.failure = ""  # there will be no End-of-RIB to wait for

@@ -17,6 +17,14 @@ SHORTEST_HOLD_SECONDS = 3
 LONGEST_PASSWORD = 80
 """Octets of a TCP MD5 key (Linux, TCP_MD5SIG_MAXKEYLEN)."""
 EVERYTHING = Policy()
+MAXIMUM_PATHS = 16
+"""Next hops of a prefix, unless it is configured otherwise: BIRD's default of `merge paths`, which Calico leaves."""
+MOST_PATHS = 64
+"""The most that may be configured."""
+PATHS_SENT = 16
+"""Paths of a prefix for a peer that takes several, where that is asked for: as many as are used side by side."""
+MOST_PATHS_SENT = 64
+"""The most of them that may be configured."""
 MOST_HOPS = 254
 MOST_LOCAL_AS = 255
 MAXIMUM_PREFIXES = 250_000
@@ -51,6 +59,8 @@ _BOUNDS = {
     "ttl_security_hops": ("TTL security hops", 0, MOST_HOPS, ""),
     "allowed_local_as": ("allowed local AS numbers", 0, MOST_LOCAL_AS, ""),
     "keepalive_seconds": ("keepalive time", 0, 0xFFFF, ""),
+    "paths_sent": ("paths sent", 1, MOST_PATHS_SENT, ""),
+    "maximum_paths": ("maximum of paths", 1, MOST_PATHS, " (1: the best path alone)"),
     "restart_seconds": ("restart time", 0, LONGEST_RESTART_SECONDS, " seconds"),
     "long_lived_stale_seconds": ("long-lived stale time", 0, LONGEST_STALE_SECONDS, " seconds"),
     "maximum_prefixes": ("maximum of prefixes", 0, LARGEST_LIMIT, " (0: no limit)"),
@@ -108,6 +118,8 @@ class PeerConfig:
     """Disabled by a person, with the text that its operators read (RFC 9003): no session, no path; None: it is not."""
     link_local_address: IPv6Address | None = None
     """Ours on the link that we share with it, advertised beside an IPv6 next hop (RFC 2545); None: no such link."""
+    paths_sent: int = 1
+    """Paths to a prefix that it is advertised, the best first, if it takes several (RFC 7911); 1: the best alone."""
     policy: Policy = EVERYTHING
     """Import and export policy; without rules everything is accepted and advertised (RFC 8212 would have nothing)."""
 
@@ -135,13 +147,15 @@ def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
 _CHANGEABLE = (
     *("description", "passive", "port", "maximum_prefixes", "maximum_octets", "next_hop_mode"),
     *("policy", "allowed_local_as", "keepalive_seconds", "ttl_security_hops", "enforce_first_as", "shutdown"),
+    "paths_sent",
 )
 """What may change under a session: it counts only for people, or from now on."""
 
 
 def same_session(one: PeerConfig, other: PeerConfig) -> bool:
     """Whether a session negotiated under one may go on under the other."""
-    return replace(one, **{name: getattr(other, name) for name in _CHANGEABLE}) == other
+    alike = replace(one, **{name: getattr(other, name) for name in _CHANGEABLE}) == other
+    return alike and (one.paths_sent > 1) is (other.paths_sent > 1)  # the OPEN says which
 
 
 def changes_import(before: PeerConfig, after: PeerConfig) -> bool:
@@ -159,8 +173,25 @@ def changes_export(before: PeerConfig, after: PeerConfig) -> bool:
     """Whether the difference matters to what the peer is advertised."""
     return (
         before.next_hop_mode is not after.next_hop_mode
+        or before.paths_sent != after.paths_sent
         or before.policy.export_rules != after.policy.export_rules
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Multipath:
+    """How many paths are used side by side, and which are equal enough."""
+
+    maximum_paths: int = MAXIMUM_PATHS
+    """Next hops of one prefix; 1: the best path alone."""
+    as_relax: bool = True
+    """AS_PATHs need the same length alone, as for BIRD; else external ones also the same neighbouring AS, and internal
+    ones must be the same, as for FRR without `bestpath as-path multipath-relax`."""
+    link_bandwidth: bool = False
+    """Flows are shared by the paths' link bandwidth communities, where all of them have one."""
+
+
+USUAL_MULTIPATH = Multipath()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +214,17 @@ class SpeakerConfig:
     """More memory than this for all paths of all peers and the peer that has most of it is left; 0: no limit."""
     second_address: Address | None = None
     """Listened on as well; that of the other family on a node that has both."""
+    maximum_paths: int = MAXIMUM_PATHS
+    """Next hops of a prefix that are used side by side; 1: the best path's alone."""
+    multipath_as_relax: bool = True
+    """As `Multipath.as_relax`."""
+    link_bandwidth_weights: bool = False
+    """As `Multipath.link_bandwidth`."""
+
+    @property
+    def multipath(self) -> Multipath:
+        """Which paths are used side by side."""
+        return Multipath(self.maximum_paths, self.multipath_as_relax, self.link_bandwidth_weights)
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -157,7 +157,10 @@ def agreed(session: Session) -> tuple[str, ...]:
     ours, theirs = session.local.offer, session.peer.offer if session.peer is not None else Capabilities()
     context = session.context
     found = [f"{family.name.replace('IPV', 'IPv')} unicast (RFC 4760)" for family in sorted(context.families)]
-    several = [family.name.replace("IPV", "IPv") for family in sorted(context.path_ids)]
+    several, sent = (
+        ", ".join(family.name.replace("IPV", "IPv") for family in sorted(some))
+        for some in (context.path_ids, session.path_ids_sent)
+    )
     restarts = ours.graceful_restart is not None and theirs.graceful_restart is not None
     for text, holds in (
         ("four-octet AS numbers (RFC 6793)", context.four_octet_as),
@@ -170,7 +173,8 @@ def agreed(session: Session) -> tuple[str, ...]:
             "long-lived graceful restart (RFC 9494)",
             ours.long_lived is not None and theirs.long_lived is not None,
         ),
-        (f"several paths received: {', '.join(several)} (RFC 7911)", bool(several)),
+        (f"several paths received: {several} (RFC 7911)", bool(several)),
+        (f"several paths sent: {sent} (RFC 7911)", bool(sent)),
     ):
         if holds:
             found.append(text)

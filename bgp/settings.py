@@ -118,6 +118,9 @@ SPEAKER_KEYS: dict[str, Read] = {
     "restarting": _flag,
     "cluster_id": _router_id,
     "maximum_octets": _number,
+    "maximum_paths": _number,
+    "multipath_as_relax": _flag,
+    "link_bandwidth_weights": _flag,
 }
 PEER_KEYS: dict[str, Read] = {
     "address": _address,
@@ -140,6 +143,7 @@ PEER_KEYS: dict[str, Read] = {
     "restart_seconds": _number,
     "long_lived_stale_seconds": _number,
     "families": _families,
+    "paths_sent": _number,
 }
 OUTPUT_KEYS: dict[str, Read] = {"output": _values(Form), "on_sigterm": _values(Leaving), "drain_text": _text}
 ORIGINATE_KEYS = ("prefixes", "communities", "local_pref")

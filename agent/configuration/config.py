@@ -10,7 +10,17 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -30,6 +40,8 @@ LONGEST_STALE_SECONDS = (1 << 24) - 1
 MOST_BUCKETS = 0xFFFF
 """NHA_RES_GROUP_BUCKETS has sixteen bits."""
 LONGEST_TIMER_SECONDS = 86_400
+MOST_PATHS = 64
+"""Next hops of a prefix, or paths that a peer is sent of it."""
 LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}")
 
 
@@ -104,6 +116,20 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     enforce_first_as: bool = False
     """What a peer of another AS announces must begin with its own AS (RFC 4271). Off, as in Calico's BIRD: a route
     server (RFC 7947) and a ToR that does not prepend announce others' paths as they are."""
+    maximum_paths: int = 16
+    """Next hops of a prefix that are used side by side, where paths are equally good; 1: the best path's alone. 16 is
+    what Calico has (BIRD's `merge paths`)."""
+    multipath_as_relax: bool = True
+    """AS paths of one length are equally good, as for BIRD. Off: only by the same neighbouring AS (from iBGP: only the
+    same AS path), as FRR without `bestpath as-path multipath-relax`."""
+    link_bandwidth_weights: bool = False
+    """Next hops share the flows as their link bandwidth communities say, if each has one; off: equally."""
+    paths_sent: int = 16
+    """Paths to a prefix that an internal peer (the mesh, reflectors and their clients) is sent if it takes several
+    (ADD-PATH, RFC 7911), the best first: so a reflector hides none. 1: the best alone."""
+    paths_sent_to: list[str] = []
+    """The same for single peers, `ADDRESS=NUMBER` each; for external ones, too, which else are sent the best path
+    alone."""
     local_prefixes: list[str] = []
     """Networks of this machine that are advertised to the peers while an interface here has one of their addresses:
     a docker0 bridge's subnet, such as 172.17.1.0/24. Of other nodes they are believed, so name those of all nodes."""
@@ -253,7 +279,9 @@ def check(config: Config) -> None:
     _check_node(config.node)
     local_prefixes(config.bgp)
     accepted_prefixes(config.bgp)
-    for sentence in (*_cluster_errors(config), *_bfd_errors(config.bfd), *_host_errors(config)):
+    paths_sent_to(config.bgp)
+    errors = _cluster_errors(config), _bgp_errors(config.bgp), _bfd_errors(config.bfd), _host_errors(config)
+    for sentence in chain.from_iterable(errors):
         raise ConfigError(sentence)
 
 
@@ -269,7 +297,6 @@ def _cluster_errors(config: Config) -> Iterator[str]:
         yield "etcd.cert_file: goes with etcd.key_file; set both or neither"
     if etcd.password_file and not etcd.password_file.startswith("/"):  # not repeated: it may be the password
         yield "etcd.password_file: must be the absolute path of a file that holds the password"
-    yield from _bgp_errors(config.bgp)
 
 
 def _bgp_errors(bgp: BgpSettings) -> Iterator[str]:
@@ -284,6 +311,9 @@ def _bgp_errors(bgp: BgpSettings) -> Iterator[str]:
     ):
         if not 0 <= getattr(bgp, key) <= most:
             yield f"bgp.{key}: must be 0 to {most} ({bits} for it)"
+    for key in ("maximum_paths", "paths_sent"):
+        if not 1 <= getattr(bgp, key) <= MOST_PATHS:
+            yield f"bgp.{key}: must be 1 (the best path alone) to {MOST_PATHS}"
 
 
 def _bfd_errors(settings: BfdSettings) -> Iterator[str]:
@@ -335,6 +365,24 @@ def local_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ..
 def accepted_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ...]:
     """`bgp.accepted_prefixes` as values. Raises ConfigError."""
     return _networks("bgp.accepted_prefixes", settings.accepted_prefixes)
+
+
+def paths_sent_to(settings: BgpSettings) -> dict[IPv4Address | IPv6Address, int]:
+    """`bgp.paths_sent_to` as values. Raises ConfigError."""
+    found = {}
+    for text in settings.paths_sent_to:
+        address, _, number = text.partition("=")
+        try:
+            found[ip_address(address.strip())] = paths = int(number)
+        except ValueError:
+            raise ConfigError(
+                f"bgp.paths_sent_to: {text!r} must be ADDRESS=NUMBER, such as 10.0.0.1=4"
+            ) from None
+        if not 1 <= paths <= MOST_PATHS:
+            raise ConfigError(
+                f"bgp.paths_sent_to: {text!r} must be 1 (the best path alone) to {MOST_PATHS} paths"
+            )
+    return found
 
 
 def _networks(key: str, texts: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:

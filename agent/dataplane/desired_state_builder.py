@@ -26,6 +26,7 @@ from agent.datastore.state_cache import StateCache
 from agent.memo import Memo
 from agent.netlink.objects import Address, Link, Route, RouteKey
 from agent.trouble import Trouble, TroubleKind
+from bgp.rib.multipath import NextHops
 from ipam.model import NodeName
 
 MOST_NAMED = 20
@@ -36,7 +37,7 @@ class BgpRoutes(Protocol):
     """BGP's part of the facts."""
 
     @property
-    def learned(self) -> Mapping[RouteKey, Address]:
+    def learned(self) -> Mapping[RouteKey, NextHops]:
         """The next hop of each best path, as it is now."""
         ...
 
@@ -50,7 +51,7 @@ class BgpRoutes(Protocol):
         """Whether a route that is not learned may be taken as not existing."""
         ...
 
-    def take_changed_routes(self) -> Mapping[RouteKey, Address | None] | None:
+    def take_changed_routes(self) -> Mapping[RouteKey, NextHops | None] | None:
         """Where the best path changed since the last call, with its next hop; None: anywhere."""
         ...
 

@@ -17,7 +17,7 @@ from datetime import timedelta
 import structlog
 
 from agent.clock import Clock
-from agent.configuration.config import BfdSettings, BgpSettings, local_prefixes
+from agent.configuration.config import BfdSettings, BgpSettings, local_prefixes, paths_sent_to
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import StateCache
 from agent.memo import Memo
@@ -49,8 +49,9 @@ from agent.peering.peers import (
 from agent.peering.refused_prefixes import refused_prefixes
 from agent.peering.session_troubles import refused_keys, session_troubles
 from agent.trouble import Trouble
-from bgp.peer_config import SpeakerConfig
+from bgp.peer_config import Multipath, SpeakerConfig
 from bgp.policy.block_claims import BlockClaims
+from bgp.rib.multipath import NextHops
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
@@ -70,8 +71,8 @@ FAMILIES = {4: Family.IPV4, 6: Family.IPV6}
 log = structlog.get_logger()
 
 
-class LearnedRoutes(Mapping[RouteKey, Address]):
-    """What a speaker has learned: key -> next hop of each best path, as it is at the moment of the question.
+class LearnedRoutes(Mapping[RouteKey, NextHops]):
+    """What a speaker has learned: key -> next hop, or several, as it is at the moment of the question.
 
     A view: nothing is copied for a caller that asks for a few of very many.
     """
@@ -79,7 +80,7 @@ class LearnedRoutes(Mapping[RouteKey, Address]):
     def __init__(self, speaker: Speaker) -> None:
         self._speaker = speaker
 
-    def __getitem__(self, key: RouteKey) -> Address:
+    def __getitem__(self, key: RouteKey) -> NextHops:
         if (next_hop := self._next_hop(key)) is None:
             raise KeyError(key)
         return next_hop
@@ -87,11 +88,11 @@ class LearnedRoutes(Mapping[RouteKey, Address]):
     def __contains__(self, key: object) -> bool:
         return isinstance(key, RouteKey) and self._next_hop(key) is not None
 
-    def _next_hop(self, key: RouteKey) -> Address | None:
+    def _next_hop(self, key: RouteKey) -> NextHops | None:
         version, packed, _, _ = key
-        return self._speaker.instance.ribs[FAMILIES[version]].next_hop(packed)
+        return self._speaker.instance.ribs[FAMILIES[version]].hops(packed)
 
-    def pairs(self) -> Iterator[tuple[RouteKey, Address]]:
+    def pairs(self) -> Iterator[tuple[RouteKey, NextHops]]:
         """All of them; a change during the iteration may be seen or not."""
         for version, family in FAMILIES.items():
             rib = self._speaker.instance.ribs[family]
@@ -102,7 +103,7 @@ class LearnedRoutes(Mapping[RouteKey, Address]):
     def __iter__(self) -> Iterator[RouteKey]:
         return (key for key, _ in self.pairs())
 
-    def items(self) -> ItemsView[RouteKey, Address]:
+    def items(self) -> ItemsView[RouteKey, NextHops]:
         """A view that does not look everything up twice."""
         return _Pairs(self)
 
@@ -110,12 +111,12 @@ class LearnedRoutes(Mapping[RouteKey, Address]):
         return sum(1 for _ in self.pairs())
 
 
-class _Pairs(ItemsView[RouteKey, Address]):
+class _Pairs(ItemsView[RouteKey, NextHops]):
     def __init__(self, routes: LearnedRoutes) -> None:
         super().__init__(routes)
         self._routes = routes
 
-    def __iter__(self) -> Iterator[tuple[RouteKey, Address]]:
+    def __iter__(self) -> Iterator[tuple[RouteKey, NextHops]]:
         return self._routes.pairs()
 
 
@@ -137,6 +138,10 @@ class BgpController:
         self.bfd_status: Callable[[Address], Mapping[str, object] | None] = lambda _: None
         """The BFD session beside a peer's, for people; set by who knows."""
         self._local_prefixes = local_prefixes(settings)
+        self._paths_sent_to = paths_sent_to(settings)
+        self._multipath = Multipath(
+            settings.maximum_paths, settings.multipath_as_relax, settings.link_bandwidth_weights
+        )
         self._passwords = passwords
         self._drain_file = drain_file
         self._disabled = disabled
@@ -244,6 +249,9 @@ class BgpController:
             maximum_octets=self._settings.maximum_mebibytes << 20,
             bfd_mesh=self._bfd_settings.mesh,
             bfd_peers=frozenset(self._bfd_settings.peers),
+            multipath=self._multipath,
+            paths_sent=self._settings.paths_sent,
+            paths_sent_to=self._paths_sent_to,
         )
         required = required_passwords(inputs)
         if not required:
@@ -350,18 +358,22 @@ class BgpController:
     # -- for the dataplane --------------------------------------------------------------------------------------------
 
     @property
-    def learned(self) -> Mapping[RouteKey, Address]:
-        """Key -> next hop of each best path, as it is now; of the versions of IP each with its own."""
+    def learned(self) -> Mapping[RouteKey, NextHops]:
+        """Key -> next hop, or several, of what BGP learned, as it is now; of the versions of IP each with its own."""
         return LearnedRoutes(self.speaker) if self.speaker is not None else {}
 
-    def take_changed_routes(self) -> Mapping[RouteKey, Address | None] | None:
-        """Where the best path changed since the last call, with its next hop of now (None: there is no path).
+    def take_changed_routes(self) -> Mapping[RouteKey, NextHops | None] | None:
+        """Where the used paths changed since the last call, with their next hops of now (None: there is no path).
 
         None: anywhere, because the speaker is another one.
         """
         if self.speaker is None:
             return None
-        touched, of, found = self.speaker.take_changed(), RouteKey.of_packed, dict[RouteKey, Address | None]()
+        touched, of, found = (
+            self.speaker.take_changed(),
+            RouteKey.of_packed,
+            dict[RouteKey, NextHops | None](),
+        )
         if self._taken_from is not self.speaker:
             self._taken_from = self.speaker
             return None

@@ -158,6 +158,7 @@ def _row(seen: PathView, names: Mapping[Address, str]) -> dict[str, Any]:
         "peer": None if own else text_of(path.source.address),
         "name": None if own else names.get(path.source.address, ""),
         "best": seen.best,
+        "used": seen.used,
         "stale": seen.stale,
         "reason": seen.reason,
         "origin": Origin(attributes.origin).name,
@@ -186,5 +187,6 @@ def _options(peer: DesiredPeer) -> list[str]:
         (f"local AS {config.local_as}", config.local_as is not None),
         (f"own AS allowed {config.allowed_local_as} times", config.allowed_local_as > 0),
         (f"at most {config.maximum_prefixes} prefixes", config.maximum_prefixes > 0),
+        (f"sent {config.paths_sent} paths to a prefix, if it takes several", config.paths_sent > 1),
     )
     return [text for text, holds in given if holds]

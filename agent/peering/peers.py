@@ -21,7 +21,15 @@ from agent.datastore.resources.bgp_parsing import PeerAddress, peer_address, sec
 from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec, Password
 from agent.datastore.resources.resource_types import Node
 from agent.datastore.resources.validation import NODE_PREFIX
-from bgp.peer_config import MAXIMUM_PREFIXES, MAXIMUM_TOTAL_OCTETS, NextHopMode, PeerConfig, SpeakerConfig
+from bgp.peer_config import (
+    MAXIMUM_PREFIXES,
+    MAXIMUM_TOTAL_OCTETS,
+    USUAL_MULTIPATH,
+    Multipath,
+    NextHopMode,
+    PeerConfig,
+    SpeakerConfig,
+)
 from bgp.wire.families import Address, family_of
 from ipam.address_text import text_of
 from ipam.model import NodeName
@@ -69,6 +77,12 @@ class PeeringInputs:
     """Whether there is a BFD session with each node of the mesh."""
     bfd_peers: frozenset[str] = frozenset()
     """BGPPeers with one, whatever they say themselves."""
+    multipath: Multipath = USUAL_MULTIPATH
+    """Which paths are used side by side."""
+    paths_sent: int = 1
+    """Paths to a prefix that an internal peer is sent, if it takes several (RFC 7911)."""
+    paths_sent_to: Mapping[Address, int] = field(default_factory=dict)
+    """The same for single peers, whatever they are."""
 
     @property
     def cluster(self) -> BGPConfigurationSpec:
@@ -178,6 +192,9 @@ def identity(
         deferral_seconds=deferral_seconds,
         cluster_id=cluster_id(inputs),
         maximum_octets=inputs.maximum_octets,
+        maximum_paths=inputs.multipath.maximum_paths,
+        multipath_as_relax=inputs.multipath.as_relax,
+        link_bandwidth_weights=inputs.multipath.link_bandwidth,
     )
 
 
@@ -358,6 +375,7 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
             inputs.mesh_maximum_prefixes if candidate.kind is PeerKind.MESH else inputs.maximum_prefixes
         ),
         maximum_octets=inputs.maximum_octets // 2,
+        paths_sent=inputs.paths_sent_to.get(address, inputs.paths_sent if internal else 1),
     )
     gateway = ip_address(spec.reachable_by) if spec.reachable_by else None
     filters = tuple(spec.filters or ())

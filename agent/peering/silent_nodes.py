@@ -19,6 +19,7 @@ from agent.clock import Clock
 from agent.datastore.resources.resource_types import Node
 from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import Address, RouteKey
+from bgp.rib.multipath import NextHops, single_hops
 from ipam.model import EncapsulationMode, NodeName, Prefix
 
 LOOK_SECONDS = 1.0
@@ -47,8 +48,8 @@ class Bgp(Protocol):
         ...
 
     @property
-    def learned(self) -> Mapping[RouteKey, Address]:
-        """The next hop of each best path, as it is now."""
+    def learned(self) -> Mapping[RouteKey, NextHops]:
+        """The next hop, or several, of what was learned, as it is now."""
         ...
 
     @property
@@ -86,7 +87,11 @@ def silent_nodes(state: StateCache, bgp: Bgp) -> frozenset[NodeName]:
         name
         for name, own in doubted.items()
         if not own & up
-        and not any(learned.get(RouteKey(one)) in own for one in blocks.get(name, [])[:MOST_BLOCKS_ASKED])
+        and own.isdisjoint(
+            hop
+            for one in blocks.get(name, [])[:MOST_BLOCKS_ASKED]
+            for hop in single_hops(learned.get(RouteKey(one)))
+        )
     )
 
 

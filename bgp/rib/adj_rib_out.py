@@ -46,6 +46,8 @@ class AdjRibOut:
         self._deferral = deferral
         """What withholds our End-of-RIB; None: nothing does."""
         self._longest_nlri = 1 + LONGEST[family] // 8
+        self._unsent_octets = 0
+        """Octets of each NLRI that are not on the wire."""
         self._advertised: dict[Nlri, PathAttributes] = {}
         """What the peer has."""
         self._waiting: dict[Nlri, PathAttributes | None] = {}
@@ -163,7 +165,7 @@ class AdjRibOut:
     def _take(self, bucket: PathAttributes | None, room: int) -> tuple[Nlri, ...]:
         waiting, some, used, room = self._buckets[bucket], [], 0, min(room, MOST_NLRI_BYTES)
         for prefix in waiting:
-            used += len(prefix)
+            used += len(prefix) - self._unsent_octets
             if used > room:
                 break
             some.append(prefix)

@@ -5,12 +5,13 @@ Promises: pure, and independent of the order in which paths came. Does not know:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from bgp.path import Path, local_pref
 from bgp.wire.families import Address
 from bgp.wire.iana import WellKnown
 
+Rule = Callable[[list[Path]], list[Path]]
 UNREACHABLE = "next hop not reachable"
 """Why a path is not eligible (RFC 4271 section 9.1.2.1)."""
 
@@ -43,12 +44,46 @@ def why_not(path: Path, candidates: Iterable[Path], unreachable: Collection[Addr
     """The rule by which a path lost against the others; empty for the one that is used."""
     if not is_eligible(path, unreachable):
         return UNREACHABLE
-    paths = [one for one in candidates if is_eligible(one, unreachable)]
-    for name, rule in _RULES:
+    return _lost_by(path, [one for one in candidates if is_eligible(one, unreachable)], _RULES)
+
+
+def _lost_by(path: Path, paths: list[Path], rules: Iterable[tuple[str, Rule]]) -> str:
+    for name, rule in rules:
         paths = rule(paths)
         if path not in paths:
             return name
     return ""
+
+
+def equally_good(candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> list[Path]:
+    """The eligible paths that are as good as the best one in all but the last resorts, the best one first.
+
+    The last resorts are what only makes the choice unique: identifiers, CLUSTER_LIST, addresses.
+    """
+    paths = (
+        [path for path in candidates if is_eligible(path, unreachable)] if unreachable else list(candidates)
+    )
+    for _, rule in _PREFERENCES:
+        if len(paths) < 2:
+            return paths
+        paths = rule(paths)
+    return sorted(paths, key=_last_resort) if len(paths) > 1 else paths
+
+
+def why_not_equal(path: Path, candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> str:
+    """The rule by which a path is not `equally_good`; empty: it is."""
+    if not is_eligible(path, unreachable):
+        return UNREACHABLE
+    return _lost_by(path, [one for one in candidates if is_eligible(one, unreachable)], _PREFERENCES)
+
+
+def in_order(candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> Iterator[Path]:
+    """All eligible paths, each the best of those that are left."""
+    left = [path for path in candidates if is_eligible(path, unreachable)]
+    while left:
+        best = best_path(left)
+        yield best
+        left.remove(best)
 
 
 def why_best(candidates: Iterable[Path]) -> str:
@@ -76,7 +111,7 @@ def _least_med_of_each_as(paths: list[Path]) -> list[Path]:
     return [path for path in paths if (path.attributes.med or 0) == least[path.attributes.neighbour_as]]
 
 
-def _least(key: Callable[[Path], int]) -> Callable[[list[Path]], list[Path]]:
+def _least(key: Callable[[Path], int]) -> Rule:
     def rule(paths: list[Path]) -> list[Path]:
         least = min(map(key, paths))
         return [path for path in paths if key(path) == least]
@@ -84,7 +119,24 @@ def _least(key: Callable[[Path], int]) -> Callable[[list[Path]], list[Path]]:
     return rule
 
 
-_RULES: tuple[tuple[str, Callable[[list[Path]], list[Path]]], ...] = (
+def _identifier(path: Path) -> int:
+    return int(path.attributes.originator_id or path.source.router_id)
+
+
+def _clusters(path: Path) -> int:
+    return len(path.attributes.cluster_list)
+
+
+def _path_id(path: Path) -> int:
+    return path.source.path_id or 0
+
+
+def _last_resort(path: Path) -> tuple[int, int, int, int]:
+    """The order that _LAST_RESORTS give, at once."""
+    return _identifier(path), _clusters(path), path.source.key, _path_id(path)
+
+
+_PREFERENCES: tuple[tuple[str, Rule], ...] = (
     ("not our own", _least(lambda path: not path.source.is_own)),
     ("long-lived stale", _least(lambda path: WellKnown.LLGR_STALE in path.attributes.communities)),
     ("lower LOCAL_PREF", _least(lambda path: -local_pref(path))),
@@ -92,9 +144,13 @@ _RULES: tuple[tuple[str, Callable[[list[Path]], list[Path]]], ...] = (
     ("higher ORIGIN", _least(lambda path: path.attributes.origin)),
     ("higher MED", _least_med_of_each_as),
     ("internal", _least(lambda path: path.source.internal)),
-    ("higher identifier", _least(lambda path: int(path.attributes.originator_id or path.source.router_id))),
-    ("longer CLUSTER_LIST", _least(lambda path: len(path.attributes.cluster_list))),
-    ("higher peer address", _least(lambda path: path.source.key)),
-    ("higher path identifier", _least(lambda path: path.source.path_id or 0)),
 )
-"""The decision's rules in order: what a path has that the rule removes, and which paths the rule leaves."""
+"""What makes a path better: the rules in order, what a path has that the rule removes, and which paths it leaves."""
+_LAST_RESORTS: tuple[tuple[str, Rule], ...] = (
+    ("higher identifier", _least(_identifier)),
+    ("longer CLUSTER_LIST", _least(_clusters)),
+    ("higher peer address", _least(lambda path: path.source.key)),
+    ("higher path identifier", _least(_path_id)),
+)
+"""What only makes the choice unique (RFC 4271 section 9.1.2.2 f and g): multipath disregards it."""
+_RULES = _PREFERENCES + _LAST_RESORTS

@@ -21,6 +21,8 @@ from bgp.wire.families import Address, Family, family_of
 from bgp.wire.iana import WellKnown
 from bgp.wire.nlri import Nlri
 
+Export = Callable[[Nlri, Path], PathAttributes | None]
+"""What of a prefix's path is advertised; None: nothing."""
 NON_TRANSITIVE = 0x40
 """Bit of an extended community that stays inside the AS (RFC 4360 section 2)."""
 
@@ -103,9 +105,7 @@ def why_not_exported(path: Path, to: ExportTarget) -> str:
     return "we have no next hop for it"
 
 
-def exporter(
-    to: ExportTarget, policy: CompiledPolicy | None, blocks: OwnBlocks
-) -> Callable[[Nlri, Path], PathAttributes | None]:
+def exporter(to: ExportTarget, policy: CompiledPolicy | None, blocks: OwnBlocks) -> Export:
     """`export_attributes` with the peer's export policy, for one round over many prefixes.
 
     Most prefixes of a round share their paths, so each path, and each result of the policy, is exported once. The

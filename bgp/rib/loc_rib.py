@@ -1,25 +1,49 @@
 """Loc-RIB: every path of every prefix that was accepted, the best one first (RFC 4271 sections 3.2 and 9.1).
 
-Promises: every change answers which prefixes now have another best path, in the order they were given in, because
-what was announced together lies together in memory. NLRI stay wire octets, and all prefixes of one UPDATE share one
-path, so a million of them fit. Does not know: sessions, time, what becomes of a best path.
+Promises: every change answers which prefixes now have another best path, other next hops beside it, or other paths at
+all, in the order they were given in, because what was announced together lies together in memory. NLRI stay wire
+octets, and all prefixes of one UPDATE share one path, and one tuple of paths where they had one, so a million fit.
+Does not know: sessions, time, what becomes of a best path.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, KeysView, Set
+from functools import partial
+from typing import NamedTuple
 
 from bgp.path import Path
+from bgp.peer_config import USUAL_MULTIPATH, Multipath
 from bgp.rib.decision import best_path, is_eligible
+from bgp.rib.graceful_restart import Staleness
+from bgp.rib.multipath import NextHops, next_hops, used_paths, why_not_used
+from bgp.rib.path_ids import PathIds
 from bgp.wire.families import Address
-from bgp.wire.nlri import Nlri
+from bgp.wire.nlri import Nlri, identified
+
+
+class Changes(NamedTuple):
+    """The prefixes that an input changed; each is in one of the lists at most."""
+
+    best: list[Nlri]
+    """Another best path, or none any more."""
+    hops: list[Nlri]
+    """The same best path, but other next hops are used beside its own."""
+    others: list[Nlri]
+    """Another path has changed that is not used."""
 
 
 class LocRib:
     """The Loc-RIB of one family."""
 
-    def __init__(self) -> None:
+    def __init__(self, multipath: Multipath = USUAL_MULTIPATH) -> None:
+        self.multipath = multipath
+        """How many paths are used side by side."""
+        self.stale: dict[int, Staleness] = {}
+        """Source -> its stale NLRI, as they are now (RFC 4724)."""
+        self.sent_ids = PathIds()
+        """The identifiers by which paths go out (RFC 7911)."""
         self._paths: dict[Nlri, tuple[Path, ...]] = {}
         self._path_counts: dict[Address, int] = {}
         """Next hop -> how many paths have it."""
@@ -51,19 +75,39 @@ class LocRib:
             return best_path(eligible) if eligible else None  # until `reselect` comes to it
         return paths[0]
 
-    def next_hop(self, prefix: Nlri) -> Address | None:
-        """The next hop of the best path; None where there is no path, or it is our own."""
-        best = self.best(prefix)
-        return best.attributes.next_hop if best is not None and not best.source.is_own else None
+    def is_stale(self, prefix: Nlri, path: Path) -> bool:
+        """Whether a path is retained through its peer's restart."""
+        stale = self.stale.get(path.source.key)
+        return stale is not None and identified(path.source.path_id, prefix) in stale
 
-    def next_hops_of(self, prefixes: Iterable[Nlri]) -> Iterator[tuple[Nlri, Address | None]]:
-        """`next_hop` of very many prefixes, most of which share their paths: each tuple of paths is looked at once."""
-        known: dict[int, tuple[object, Address | None]] = {}  # by identity; what is held keeps its number
+    def used(self, prefix: Nlri) -> list[Path]:
+        """The paths that are used side by side, the best of them first."""
+        paths = self._paths.get(prefix, ())
+        is_stale = partial(self.is_stale, prefix) if len(paths) > 1 and self.stale else None
+        return used_paths(paths, self.multipath, self.unreachable, is_stale)
+
+    def why_not_used(self, prefix: Nlri, path: Path) -> str:
+        """Why a path of a prefix is not among the used ones; empty: it is."""
+        is_stale = partial(self.is_stale, prefix)
+        return why_not_used(path, self.candidates(prefix), self.multipath, self.unreachable, is_stale)
+
+    def hops(self, prefix: Nlri) -> NextHops | None:
+        """The next hops of the paths that are used; None where there is no path, or it is our own."""
+        return next_hops(self.used(prefix), self.multipath)
+
+    def next_hops_of(self, prefixes: Iterable[Nlri]) -> Iterator[tuple[Nlri, NextHops | None]]:
+        """`hops` of very many prefixes, most of which share their paths: each tuple of paths is looked at once."""
+        known: dict[object, tuple[object, NextHops | None]] = {}  # by identity; what is held keeps its own
+        restarting = {source for source, stale in self.stale.items() if stale}
         for prefix in prefixes:
             paths = self._paths.get(prefix)
-            found = known.get(id(paths))
+            key: object = id(paths)
+            if restarting and paths is not None and any(one.source.key in restarting for one in paths):
+                # Of a restarting peer's paths some are stale, and some were announced again.
+                key = id(paths), *(self.is_stale(prefix, one) for one in paths)
+            found = known.get(key)
             if found is None:
-                found = known[id(paths)] = paths, self.next_hop(prefix)
+                found = known[key] = paths, self.hops(prefix)
             yield prefix, found[1]
 
     def candidates(self, prefix: Nlri) -> tuple[Path, ...]:
@@ -75,77 +119,89 @@ class LocRib:
         paths = self._paths.get(prefix, ())
         return [path.source.path_id for path in paths if path.source.key == source]
 
-    def not_from_ibgp(self, prefixes: Set[Nlri], own: Set[Nlri]) -> set[Nlri]:
+    def not_from_ibgp(self, prefixes: Set[Nlri], own: Set[Nlri], *, only_best: bool = True) -> set[Nlri]:
         """Of these, prefixes whose best path is our own or an eBGP peer's; `own` is what we originate.
 
         Only these may go to an iBGP peer that is no client; in a mesh they are few of very many, so the sets are
-        intersected before any path is looked at.
+        intersected before any path is looked at. Not `only_best`: any of whose paths may be one.
         """
-        some = (prefixes & own) | (prefixes & self.ebgp_prefixes)
+        some = set(prefixes & own) | (prefixes & self.ebgp_prefixes)
+        if not only_best:
+            return some
         return {
             one
             for one in some
             if (best := self.best(one)) is not None and (best.source.is_own or not best.source.internal)
         }
 
-    def put(self, prefixes: Collection[Nlri], path: Path) -> list[Nlri]:
-        """A source announces a path to these prefixes; answers the prefixes whose best path changed."""
-        changed: list[Nlri] = []
-        alone, key, path_id = (path,), path.source.key, path.source.path_id
-        known = self._paths
+    def put(self, prefixes: Collection[Nlri], path: Path) -> Changes:
+        """A source announces a path to these prefixes."""
+        changes, alone = Changes([], [], []), (path,)
+        new = changes.best
+        key, path_id, known = path.source.key, path.source.path_id, self._paths
         self._count(path, len(prefixes))
         gone: list[Path] = []
         if not path.source.internal:
             self.ebgp_prefixes.update(prefixes)
+        # Very many prefixes share what they had, so they share what comes of it; by identity, which the entry keeps.
+        outcomes: dict[int, tuple[object, tuple[Path, ...], list[Path], list[Nlri]]] = {}
         for prefix in prefixes:
             before = known.get(prefix)
             if before is None:
                 known[prefix] = alone
-                changed.append(prefix)
+                new.append(prefix)
                 continue
-            others = [one for one in before if one.source.key != key or one.source.path_id != path_id]
-            if len(others) != len(before):
-                gone += [one for one in before if one.source.key == key and one.source.path_id == path_id]
-            after = self._best_first([*others, path]) if others else alone
-            known[prefix] = after
-            if after[0] != before[0]:
-                changed.append(prefix)
+            outcome = outcomes.get(id(before))
+            if outcome is None:
+                others, went = _parted(before, key, path_id)
+                after = self._best_first([*others, path]) if others else alone
+                outcome = outcomes[id(before)] = before, after, went, self._place(before, after, changes)
+            _, known[prefix], went, place = outcome
+            gone += went
+            place.append(prefix)
         self._uncount(gone)
-        return changed
+        return changes
 
-    def drop(self, prefixes: Iterable[Nlri], source: int, path_id: int | None = None) -> list[Nlri]:
-        """A source (its key) withdraws a path of these prefixes; answers the prefixes whose best path changed."""
-        changed: list[Nlri] = []
-        emptied: list[Nlri] = []
-        gone: list[Path] = []
-        # The tuple of one path that the prefix before had: most prefixes of one withdrawal share it, so for these an
-        # identity test replaces the search for the source's path.
-        sole: tuple[Path, ...] | None = None
+    def drop(self, prefixes: Iterable[Nlri], source: int, path_id: int | None = None) -> Changes:
+        """A source (its key) withdraws a path of these prefixes."""
+        changes, emptied, gone = Changes([], [], []), list[Nlri](), list[Path]()
+        outcomes: dict[int, tuple[object, tuple[Path, ...], list[Path], list[Nlri]]] = {}
         for prefix in prefixes:
             before = self._paths.get(prefix)
             if before is None:
                 continue
-            if before is not sole:
-                others = [one for one in before if one.source.key != source or one.source.path_id != path_id]
-                if len(others) == len(before):
-                    continue
-                if others:
-                    gone += [
-                        one for one in before if one.source.key == source and one.source.path_id == path_id
-                    ]
-                    after = self._paths[prefix] = self._best_first(others)
-                    if after[0] is not before[0]:
-                        changed.append(prefix)
-                    continue
-                sole = before
-            gone += before
-            del self._paths[prefix]
-            emptied.append(prefix)
-            changed.append(prefix)
+            outcome = outcomes.get(id(before))
+            if outcome is None:
+                others, went = _parted(before, source, path_id)
+                after = self._best_first(others) if others and went else tuple(others)
+                outcome = outcomes[id(before)] = before, after, went, self._place(before, after, changes)
+            _, after, went, place = outcome
+            if not went:
+                continue
+            gone += went
+            place.append(prefix)
+            if after:
+                self._paths[prefix] = after
+            else:
+                del self._paths[prefix]
+                emptied.append(prefix)
         self._uncount(gone)
         if self.ebgp_prefixes:
             self.ebgp_prefixes.difference_update(emptied)
-        return changed
+        return changes
+
+    def _place(self, before: tuple[Path, ...], after: tuple[Path, ...], changes: Changes) -> list[Nlri]:
+        """Where a prefix stands whose paths change so."""
+        if not after or after[0] != before[0]:
+            return changes.best
+        if before == after:
+            return []
+        # Staleness is each prefix's own, and told by itself.
+        old, new = (
+            next_hops(used_paths(paths, self.multipath, self.unreachable), self.multipath)
+            for paths in (before, after)
+        )
+        return changes.hops if old != new else changes.others
 
     def uses_nexthop(self, prefix: Nlri, next_hops: Collection[Address]) -> bool:
         """Whether a path of a prefix, best or not, has one of these next hops."""
@@ -154,8 +210,11 @@ class LocRib:
     def reselect(self, prefixes: Iterable[Nlri]) -> list[Nlri]:
         """Decide anew after `unreachable` changed; answers those of the prefixes that have a path."""
         known = {prefix: paths for prefix in prefixes if (paths := self._paths.get(prefix))}
+        chosen: dict[int, tuple[Path, ...]] = {}  # by identity: `known` keeps them
         for prefix, paths in known.items():
-            self._paths[prefix] = self._best_first(list(paths))
+            if id(paths) not in chosen:
+                chosen[id(paths)] = self._best_first(list(paths))
+            self._paths[prefix] = chosen[id(paths)]
         return list(known)
 
     def _best_first(self, paths: list[Path]) -> tuple[Path, ...]:
@@ -164,15 +223,29 @@ class LocRib:
 
     def _count(self, path: Path, many: int) -> None:
         hop = path.attributes.next_hop
-        if hop is not None and many:
+        if not many:
+            return
+        self.sent_ids.add(path.source, many)
+        if hop is not None:
             self._path_counts[hop] = self._path_counts.get(hop, 0) + many
 
     def _uncount(self, gone: Collection[Path]) -> None:
         """These paths have left, one for each prefix; most are the same object."""
         paths = {id(path): path for path in gone}
         for number, many in Counter(map(id, gone)).items():
+            self.sent_ids.remove(paths[number].source, many)
             hop = paths[number].attributes.next_hop
             if hop is not None:
                 self._path_counts[hop] -= many
                 if not self._path_counts[hop]:
                     del self._path_counts[hop]
+
+
+def _parted(paths: tuple[Path, ...], source: int, path_id: int | None) -> tuple[list[Path], list[Path]]:
+    """The paths of others, and the source's own with this path identifier."""
+    others: list[Path] = []
+    went: list[Path] = []
+    for one in paths:
+        is_it = one.source.key == source and one.source.path_id == path_id
+        (went if is_it else others).append(one)
+    return others, went

@@ -92,6 +92,7 @@ class LocalParameters:
             route_refresh=True,
             enhanced_refresh=True,
             add_path_receive=peer.families,
+            add_path_send=peer.families if peer.paths_sent > 1 else frozenset(),
             graceful_restart=restart,
             extended_message=True,
             # Empty where nothing is asked for: it also says that we keep what the peer asks for.
@@ -317,6 +318,12 @@ class Session:
         return (
             self.peer is not None and self.peer.offer.enhanced_refresh and self.local.offer.enhanced_refresh
         )
+
+    @property
+    def path_ids_sent(self) -> frozenset[Family]:
+        """The families in which we put an identifier before each prefix (RFC 7911), as both sides want it."""
+        theirs = self.peer.offer.add_path_receive if self.peer is not None else frozenset()
+        return self.context.families & self.local.offer.add_path_send & theirs
 
     @property
     def is_soft(self) -> bool:

@@ -7,7 +7,7 @@ less helps); one of a family that was not negotiated is to be discarded. Does no
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -92,17 +92,17 @@ def unreach(value: bytes, context: Context) -> tuple[Family, list[Nlri]]:
     return family, _prefixes(value[3:], family, context, "MP_UNREACH_NLRI")
 
 
-def pack_reach(family: Family, attributes: PathAttributes, prefixes: Iterable[Nlri]) -> bytes:
+def pack_reach(family: Family, attributes: PathAttributes, prefixes: Sequence[Nlri]) -> bytes:
     """MP_REACH_NLRI as an attribute, header included."""
     assert attributes.next_hop is not None
     next_hop = attributes.next_hop.packed
     if attributes.link_local is not None:
         next_hop += attributes.link_local.packed
     head = struct.pack("!HBB", family, UNICAST, len(next_hop)) + next_hop + b"\0"
-    return pack_attribute(Flag.OPTIONAL, Attribute.MP_REACH_NLRI, head + b"".join(prefixes))
+    return pack_attribute(Flag.OPTIONAL, Attribute.MP_REACH_NLRI, head + nlri.joined(prefixes))
 
 
-def pack_unreach(family: Family, prefixes: Iterable[Nlri]) -> bytes:
+def pack_unreach(family: Family, prefixes: Sequence[Nlri]) -> bytes:
     """MP_UNREACH_NLRI as an attribute, header included."""
     head = struct.pack("!HB", family, UNICAST)
-    return pack_attribute(Flag.OPTIONAL, Attribute.MP_UNREACH_NLRI, head + b"".join(prefixes))
+    return pack_attribute(Flag.OPTIONAL, Attribute.MP_UNREACH_NLRI, head + nlri.joined(prefixes))

@@ -18,6 +18,8 @@ Nlri = bytes
 """A length octet and the prefix; with a path identifier it is what `identified` makes."""
 ID_MARK = b"\xff"
 ID_BYTES = 5
+PATH_ID_BYTES = 4
+"""On the wire, before each prefix (RFC 7911 section 3)."""
 LONGEST = {Family.IPV4: 32, Family.IPV6: 128}
 """The longest prefix of each family, in bits."""
 
@@ -63,6 +65,13 @@ def split_identified(field: bytes, longest: int = LONGEST[Family.IPV4]) -> list[
 def identified(path_id: int | None, prefix: Nlri) -> Nlri:
     """A prefix with the identifier of one of its paths, told apart by ID_MARK, with which no prefix begins."""
     return prefix if path_id is None else ID_MARK + path_id.to_bytes(4, "big") + prefix
+
+
+def joined(keys: Sequence[Nlri]) -> bytes:
+    """A field of these NLRI, all of them with a path identifier or none."""
+    if keys and keys[0][:1] == ID_MARK:
+        return b"".join([key[1:] for key in keys])
+    return b"".join(keys)
 
 
 def prefix_of(key: Nlri) -> Nlri:

@@ -55,7 +55,7 @@ def encode(update: Update, context: Context) -> bytes:
     block = attribute_codec.encode(attributes, context) if attributes is not None else b""
     withdrawn, announced = b"", b""
     if update.family is Family.IPV4:
-        withdrawn, announced = b"".join(update.withdrawn), b"".join(update.announced)
+        withdrawn, announced = nlri.joined(update.withdrawn), nlri.joined(update.announced)
     else:  # RFC 7606 section 5.1: first in the block
         if attributes is not None and update.announced:
             block = multiprotocol.pack_reach(update.family, attributes, update.announced) + block

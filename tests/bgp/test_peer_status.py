@@ -119,7 +119,7 @@ def test_every_path_that_a_peer_announced_is_shown_with_what_became_of_it() -> N
     wire.announce(far)
     wire.until(lambda: len(one.router.next_hops) == 2 and one.router.converged)
     assert reasons(one, 2) == {MINE: (True, "in use"), THEIRS: (True, "in use")}
-    assert reasons(one, 3) == {MINE: (False, "higher identifier")}
+    assert reasons(one, 3) == {MINE: (False, "in use")}  # beside the best one
     one.router.set_unreachable_nexthops({IPv4Address("10.0.0.2")})
     assert reasons(one, 2)[THEIRS] == (False, "next hop not reachable")
     assert reasons(one, 3) == {MINE: (True, "in use")}

@@ -72,10 +72,10 @@ class Node:
 
     def stale(self) -> set[str]:
         return {
-            str(nlri.unpack(prefix, family))
+            str(nlri.unpack(nlri.prefix_of(key), family))
             for peer in self.router.peers.values()
             for family, rib in peer.adj_ribs_in.items()
-            for prefix in rib.stale
+            for key in rib.stale
         }
 
     def state(self, peer: Node) -> State:

@@ -49,6 +49,8 @@ class Setup:
     restart_seconds: int = 20
     long_lived_seconds: int = 0
     """Long-lived graceful restart (RFC 9494); 0: as it is without being asked. BIRD and FRR alone."""
+    several: bool = False
+    """Take and send several paths to a prefix (RFC 7911), of IPv4."""
     kernel: bool = True
     """Install what is learned."""
 

@@ -38,7 +38,7 @@ template bgp node {{
   hold time 9; connect delay time 1; connect retry time 1; error wait time 1, 2;
   graceful restart on; enable extended messages on;
   {more}
-  ipv4 {{ import all; export where source ~ [ RTS_STATIC, RTS_BGP ]; }};
+  ipv4 {{ import all; export where source ~ [ RTS_STATIC, RTS_BGP ]; {several} }};
   {ipv6}
 }}
 """
@@ -65,6 +65,7 @@ class Bird(Daemon):
             local=setup.local,
             asn=setup.asn,
             more=more,
+            several="add paths on;" if setup.several else "",
             ipv6="ipv6 { import all; export where source ~ [ RTS_STATIC, RTS_BGP ]; };" if setup.ipv6 else "",
         )
         for number, (address, asn) in enumerate(setup.neighbours):
@@ -137,6 +138,7 @@ class Frr(Daemon):
             lines += [f"{one} advertisement-interval 0"]
             activate += [f" {one} activate"]
             activate += [f" {one} route-reflector-client"] if setup.reflects else []
+            activate += [f" {one} addpath-tx-all-paths"] if setup.several else []
         text = FRR.format(
             asn=setup.asn,
             router_id=THEIRS,
@@ -236,6 +238,11 @@ afi-safi-name = "{family}-unicast"
 [neighbors.afi-safis.mp-graceful-restart.config]
 enabled = true
 """
+GOBGP_ADD_PATHS = """
+[neighbors.afi-safis.add-paths.config]
+receive = true
+send-max = 8
+"""
 
 
 def _gobgp_line(line: str) -> tuple[str, bool] | None:
@@ -263,6 +270,7 @@ class Gobgp(Daemon):
             )
             for family in ("ipv4", "ipv6") if setup.ipv6 else ("ipv4",):
                 text += GOBGP_FAMILY.format(family=family)
+                text += GOBGP_ADD_PATHS if setup.several else ""
         config = written(self.folder / "gobgpd.toml", text)
         flags = ["--api-hosts", "127.0.0.1:50051", "--pprof-disable", *(["-r"] if again else [])]
         output = await start(*self.far.command("gobgpd", "-f", config, *flags))

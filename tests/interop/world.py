@@ -117,11 +117,15 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(LOOK_SECONDS)
 
 
-async def start(*command: str, errors: bool = False) -> Output:
-    """Run a command and read its output (or its errors)."""
+async def start(*command: str, errors: bool = False, given: bool = False) -> Output:
+    """Run a command and read its output (or its errors); `given`: it reads what the test writes."""
     pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        *ENDS_WITH_US, *command, stdout=quiet if errors else pipe, stderr=pipe if errors else quiet
+        *ENDS_WITH_US,
+        *command,
+        stdin=pipe if given else None,
+        stdout=quiet if errors else pipe,
+        stderr=pipe if errors else quiet,
     )
     stream = process.stderr if errors else process.stdout
     assert stream is not None

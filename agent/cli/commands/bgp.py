@@ -44,7 +44,8 @@ examples:
   tortie bgp routes -o yaml
   tortie bgp routes 192.168.31.64/26 --advertised node2 -o json
 
-A star marks the path in use. The last column says why it is, or why not; what is refused on import is listed, too.
+A star marks the best path, "=" one whose next hop is used beside it (bgp.maximum_paths). The last column says why it
+is, or why not; what is refused on import is listed, too.
 """
 REFRESH_EXAMPLES = """\
 examples:
@@ -315,13 +316,13 @@ def paths_table(rows: list[dict[str, Any]], *, heads: bool) -> str:
         tags = f"; {' '.join(row['communities'])}" if row["communities"] else ""
         lines.append(
             line(
-                "*" if row["best"] else "",
+                "*" if row["best"] else "=" if row.get("used") else "",
                 row["prefix"],
                 row["next_hop"] or "-",
                 "ourselves" if row["peer"] is None else row["name"] or row["peer"],
                 row["local_pref"] if row["local_pref"] is not None else "-",
                 " ".join(map(str, row["as_path"])) or "-",
-                f"{row['reason']}{stale}{resolved}{tags}",
+                f"{'out: ' if row.get('used') is False else ''}{row['reason']}{stale}{resolved}{tags}",
             )
         )
     return "\n".join(lines)

@@ -24,7 +24,8 @@ from agent.dataplane.desired.route_producers import (
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.memo import Memo
-from agent.netlink.objects import Address, Route, RouteKey
+from agent.netlink.objects import Route, RouteKey
+from bgp.rib.multipath import NextHops
 
 Answer = tuple[Mapping[RouteKey, Route], Set[RouteKey] | None]
 
@@ -53,7 +54,7 @@ class DesiredRoutes:
             if key not in self._routes and key not in by_bgp:
                 yield key, reason
 
-    def update(self, facts: Facts, touched: Mapping[RouteKey, Address | None] | None) -> Work[Answer]:
+    def update(self, facts: Facts, touched: Mapping[RouteKey, NextHops | None] | None) -> Work[Answer]:
         """The desired routes, and the keys where they may differ from the last answer; None: anywhere.
 
         `touched` is where the best path changed since the last call, with the next hop of now; None: anywhere. The
@@ -80,7 +81,7 @@ class DesiredRoutes:
     def _change(
         self,
         facts: Facts,
-        touched: Mapping[RouteKey, Address | None],
+        touched: Mapping[RouteKey, NextHops | None],
         workloads: dict[RouteKey, Route],
     ) -> Work[Set[RouteKey]]:
         """Compute anew at the keys that were touched and those of pods that came, went or moved."""

@@ -15,10 +15,12 @@ from functools import cached_property, lru_cache
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
+from agent.dataplane.desired.combined_targets import combine
 from agent.dataplane.inputs.facts import Facts, NodeAddresses
 from agent.dataplane.inputs.next_hops import Resolution
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE
 from agent.netlink.objects import Address, Prefix, Route, RouteKey, RouteTarget, RouteType, Scope
+from bgp.rib.multipath import NextHops, NextHopSet, single_hops
 from bgp.wire.families import Family
 from ipam.model import EncapsulationMode, NodeName, Pool
 
@@ -166,11 +168,11 @@ def _remote_routes(
 
 
 def learned_routes(
-    facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]], without: Without | None = None
+    facts: Facts, hops: Iterable[tuple[RouteKey, NextHops | None]], without: Without | None = None
 ) -> Iterator[Route]:
-    """Along BGP's best paths, given as (key, next hop or None); none to services and where no link leads.
+    """Along BGP's used paths, given as (key, next hop, several of them, or None); none to services, or without a link.
 
-    `without` takes the prefixes to which no link leads.
+    `without` takes the prefixes to which no link leads. Of several next hops those to which one leads are enough.
 
     What no peer may announce was refused on import; that is asked again here because the facts may have changed since.
     """
@@ -185,17 +187,17 @@ def learned_routes(
         is_service = _finder((network, True) for network in facts.services)
         hops = ((key, next_hop) for key, next_hop in hops if not is_service(key))
     targets = _Targets(facts, RouteClass.LEARNED)
-    return _routes(facts, hops, targets.of_next_hop, targets.why_not_by_next_hop, without)
+    return _routes(facts, hops, targets.of_next_hops, targets.why_not_by_next_hops, without)
 
 
 def _routes(
     facts: Facts,
-    ends: Iterable[tuple[RouteKey, Address | NodeName | None]],
+    ends: Iterable[tuple[RouteKey, NextHops | NodeName | None]],
     target_of: Callable[[int, Any, Pool | None], RouteTarget | None],
     why_not: Callable[[int, Any, Pool | None], NoRoute | None],
     without: Without | None,
 ) -> Iterator[Route]:
-    """Routes to other machines, each named by its next hop or its node's name.
+    """Routes to other machines, each named by its next hop, by several, or by its node's name.
 
     Very many keys share few of these, and a target's routes are compared, moved and encoded together. So a target is
     asked for once per end, pool and version of IP, by identities, which cost nothing to hash. Ends that are equal but
@@ -231,6 +233,17 @@ class _Targets:
         """By version of IP of the destination, and next hop: equal ones need not be the same object."""
         self._sources: dict[int, Address | None] = {}
         """Version of IP -> this node's address, where it is on its loopback."""
+
+    def of_next_hops(self, version: int, hops: NextHops, pool: Pool | None) -> RouteTarget | None:
+        """To one next hop, or by weight to those of several that are in reach; None: none of them is."""
+        if not isinstance(hops, NextHopSet):
+            return self.of_next_hop(version, hops, pool)
+        members = ((self.of_next_hop(version, hop, pool), weight) for hop, weight in hops.members)
+        found = [(target, weight) for target, weight in members if target is not None]
+        if not found:
+            return None
+        target = combine(found)
+        return self._shared.setdefault(target, target)
 
     def of_next_hop(self, version: int, next_hop: Address, pool: Pool | None) -> RouteTarget | None:
         """To a BGP next hop, for prefixes of one version of IP and one pool; None: it is out of reach."""
@@ -275,6 +288,10 @@ class _Targets:
         hops = tuple(replace(hop, onlink=True) for hop in way.hops) if onlink else way.hops
         target = RouteTarget(protocol=protocol, route_class=self._class, source=source).through(hops)
         return self._shared.setdefault(target, target)
+
+    def why_not_by_next_hops(self, version: int, hops: NextHops, pool: Pool | None) -> NoRoute:
+        """Why `of_next_hops` has no target: of several next hops the first one's reason."""
+        return self.why_not_by_next_hop(version, single_hops(hops)[0], pool)
 
     def why_not_by_next_hop(self, version: int, next_hop: Address, pool: Pool | None) -> NoRoute:
         """Why `of_next_hop` has no target."""

@@ -7,7 +7,7 @@ Does not know: who asks, how it is printed.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,6 +16,7 @@ from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kinds.kernel_routes import conflict_reason
 from agent.dataplane.kinds.states import RouteSnapshot
 from agent.netlink.objects import RTPROT_KERNEL, Address, Prefix, Route, RouteKey, protocol_name
+from bgp.rib.multipath import single_hops
 
 MOST_ROUTES = 1000
 """Of one page, which holds the event loop."""
@@ -68,17 +69,21 @@ class Reasons:
             case RouteClass.LEARNED:
                 peer = self._learned_from(destination)
                 block = f", block of {owner}" if owner is not None else ""
-                hop = facts.bgp_nexthops.get(route.key)
+                hops = single_hops(facts.bgp_nexthops.get(route.key))
+                named = " and ".join(map(str, hops))
                 if not peer:
-                    return f"BGP, next hop {hop or _gateways(route)}{block}{self._lost(hop)}"
-                is_near = hop is None or any(
-                    int(one.gateway or hop) == int(hop) for one in route.target.next_hops()
+                    return f"BGP, next hop {named or _gateways(route)}{block}{self._lost(hops)}"
+                # By number: a next hop on a link bears its zone, a gateway has its device beside it.
+                there = {int(one.gateway) for one in route.target.next_hops() if one.gateway is not None}
+                is_near = all(int(hop) in there for hop in hops) if there else True
+                return (
+                    f"learned from {peer}{'' if is_near else f', next hop {named}'}{block}{self._lost(hops)}"
                 )
-                return f"learned from {peer}{'' if is_near else f', next hop {hop}'}{block}{self._lost(hop)}"
 
-    def _lost(self, hop: Address | None) -> str:
+    def _lost(self, hops: Iterable[Address]) -> str:
         """That a next hop has only the way of before."""
-        why = self._facts.resolution_of(hop).why if hop is not None else ""
+        whys = (self._facts.resolution_of(hop).why for hop in hops)
+        why = next(filter(None, whys), "")
         return f"; it leads the way of before, for the next hop does not resolve: {why}" if why else ""
 
 

@@ -15,6 +15,7 @@ from agent.dataplane.kernel.ownership import Ownership
 from agent.datastore.resources.bgp_types import DEFAULT_PORT
 from agent.netlink.objects import Address, Link, Prefix, RouteKey
 from bgp.policy.prefix_filter import ACCEPT_ALL, PrefixFilter
+from bgp.rib.multipath import NextHops
 from ipam.model import NodeName, Pool
 from ipam.selector import Selector
 
@@ -102,7 +103,7 @@ class Facts:
     nodes: Mapping[NodeName, NodeAddresses] = field(default_factory=dict)
     block_owners: Mapping[Prefix, NodeName] = field(default_factory=dict)
     endpoints: tuple[Endpoint, ...] = ()
-    bgp_nexthops: Mapping[RouteKey, Address] = field(default_factory=dict)
+    bgp_nexthops: Mapping[RouteKey, NextHops] = field(default_factory=dict)
     """Key -> next hop of BGP's best path; perhaps a view of BGP's table, which changes later."""
     links: Mapping[str, Link] = field(default_factory=dict)
     settings: FactSettings = FactSettings()

@@ -21,6 +21,7 @@ from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
 from agent.memo import Memo
 from agent.netlink.objects import Address, Link, RouteKey
+from bgp.rib.multipath import NextHops
 from bgp.wire.families import Prefix
 from ipam.model import NodeName, Pool
 
@@ -62,7 +63,7 @@ class Gatherer:
         self,
         settings: FactSettings,
         links: Mapping[str, Link],
-        bgp_nexthops: Mapping[RouteKey, Address],
+        bgp_nexthops: Mapping[RouteKey, NextHops],
         peer_gateways: Mapping[Address, Address],
         underlay: Underlay | None = None,
         resolutions: Resolutions | None = None,

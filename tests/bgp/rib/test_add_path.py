@@ -1,4 +1,4 @@
-"""Several paths of one peer to one prefix, told apart by identifiers (RFC 7911): taken, never sent."""
+"""Several paths of one peer to one prefix, told apart by identifiers (RFC 7911): as they are taken."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ from tests.fakes.add_path_peer import (
 from tests.fakes.paths import lost_by, paths_of, prefixes_from
 
 
-def test_we_offer_to_take_several_paths_and_never_to_send_them() -> None:
-    one = AddPathPeer()
+@pytest.mark.parametrize(("paths_sent", "send"), [(1, frozenset()), (2, BOTH)])
+def test_we_offer_to_take_several_paths_and_to_send_them_where_that_is_asked_for(
+    paths_sent: int, send: frozenset[Family]
+) -> None:
+    one = AddPathPeer(paths_sent=paths_sent)
     session = one.router.peers[PEER].session
     assert session is not None
-    assert (session.local.offer.add_path_receive, session.local.offer.add_path_send) == (BOTH, frozenset())
+    assert (session.local.offer.add_path_receive, session.local.offer.add_path_send) == (BOTH, send)
     assert session.context.path_ids == BOTH
+    assert session.path_ids_sent == frozenset()  # the peer takes one
 
 
 def test_each_identifier_is_a_path_of_its_own() -> None:
@@ -71,7 +75,7 @@ def test_paths_that_are_equal_but_for_their_identifier_have_an_order() -> None:
     shown = paths_of(one.router, ip_network(PREFIX))
     assert [(path.path.source.path_id, lost_by(path)) for path in shown] == [
         (3, ""),
-        (7, "higher path identifier"),
+        (7, "in the set of 2 next hops"),
     ]
 
 

@@ -15,12 +15,14 @@ from agent.dataplane.inputs.facts import Endpoint, Facts
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kinds.states import ActualState, DesiredState
 from agent.netlink.objects import Link, Route, RouteKey
+from bgp.rib.multipath import NextHopSet
 from ipam.model import EncapsulationMode
 from tests.scenes.dataplane.reconcilers import route_plan
 from tests.scenes.dataplane.route_facts import HOPS, KEYS, PREFIXES, START, dataplane_of, routes_of
 
+SEVERAL = [NextHopSet.of({HOPS[0]: 1, HOPS[1]: 2}), NextHopSet.of({HOPS[1]: 1, HOPS[2]: 1})]
 changes = st.one_of(
-    st.tuples(st.just("learn"), st.sampled_from(KEYS), st.sampled_from(HOPS)),
+    st.tuples(st.just("learn"), st.sampled_from(KEYS), st.sampled_from([*HOPS, *SEVERAL])),
     st.tuples(st.just("forget"), st.sampled_from(KEYS), st.none()),
     st.tuples(st.just("own"), st.sampled_from(PREFIXES[:6]), st.booleans()),
     st.tuples(st.just("pod"), st.booleans(), st.none()),

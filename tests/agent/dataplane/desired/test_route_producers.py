@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from itertools import permutations
 
 import pytest
 
 from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
-from agent.dataplane.desired.route_producers import RouteClass, merge
+from agent.dataplane.desired.route_producers import NoRoute, RouteClass, learned_routes, merge
 from agent.dataplane.inputs.facts import Facts, FactSettings, NodeAddresses
 from agent.dataplane.inputs.next_hops import Resolutions
 from agent.netlink.objects import RTPROT_BOOT, Link, Route, RouteKey
+from bgp.rib.multipath import NextHopSet
 from ipam.model import EncapsulationMode, NodeName, Pool
 from tests.scenes.dataplane.route_facts import (
     ALWAYS,
@@ -244,6 +245,67 @@ def test_a_node_behind_a_router_is_reached_by_it_where_nothing_encapsulates() ->
     assert lines(tunnelled) == ["192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink"]
     elsewhere = replace(given, resolutions=Resolutions.by_links(given.links, [default.with_(device="eth9")]))
     assert lines(elsewhere) == []
+
+
+NEAR_HOP, SECOND_HOP, FAR_HOP = address("172.26.5.10"), address("172.26.5.11"), address("172.27.0.9")
+SEVERAL = [
+    (
+        "direct",
+        {},
+        {NEAR_HOP: 1, SECOND_HOP: 1},
+        "nexthop via 172.26.5.10 dev eth0 weight 1 nexthop via 172.26.5.11 dev eth0 weight 1",
+    ),
+    (
+        "by weight",
+        {},
+        {NEAR_HOP: 3, SECOND_HOP: 1},
+        "nexthop via 172.26.5.10 dev eth0 weight 3 nexthop via 172.26.5.11 dev eth0 weight 1",
+    ),
+    (
+        "one is out of reach",
+        {},
+        {NEAR_HOP: 1, address("192.0.2.1"): 1},
+        "via 172.26.5.10 dev eth0 proto bird",
+    ),
+    (
+        "through tunl0",
+        {"ipip": ALWAYS},
+        {NEAR_HOP: 1, FAR_HOP: 1},
+        "nexthop via 172.26.5.10 dev tunl0 weight 1 onlink nexthop via 172.27.0.9 dev tunl0 weight 1 onlink",
+    ),
+    (
+        "one by the tunnel, one beside it",
+        {"ipip": CROSS},
+        {NEAR_HOP: 1, FAR_HOP: 1},
+        "nexthop via 172.26.5.10 dev eth0 weight 1 nexthop via 172.27.0.9 dev tunl0 weight 1 onlink",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("encapsulation", "hops", "words"), [pytest.param(*row, id=name) for name, *row in SEVERAL]
+)
+def test_several_next_hops_of_bgp_are_one_route_each_as_it_would_be_alone(
+    encapsulation: dict[str, EncapsulationMode], hops: dict[IPv4Address, int], words: str
+) -> None:
+    given = facts(
+        pool(**encapsulation),
+        bgp_nexthops={network("192.168.77.0/26"): NextHopSet.of(hops)},
+        block_owners={},
+        endpoints=(),
+    )
+    (line,) = lines(given)
+    assert words in line
+
+
+def test_several_next_hops_out_of_reach_have_no_route_and_the_reason_of_the_first() -> None:
+    prefix, without = network("192.168.77.0/26"), {}
+    hops = NextHopSet.of({address("192.0.2.1"): 1, address("192.0.2.2"): 1})
+    given = facts(pool(), bgp_nexthops={prefix: hops})
+    assert list(learned_routes(given, given.bgp_nexthops.items(), without)) == []
+    assert without == {
+        RouteKey(prefix): NoRoute(address("192.0.2.1"), "no interface of this node leads there")
+    }
 
 
 def test_learned_routes_into_the_networks_of_services_stay_out_of_the_kernel() -> None:
