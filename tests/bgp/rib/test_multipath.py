@@ -15,7 +15,7 @@ from bgp.looking_glass import Query, RibView, query
 from bgp.path import Path, Source, local_pref
 from bgp.peer_config import Multipath, PeerConfig
 from bgp.policy.origination import PLAIN
-from bgp.rib.graceful_restart import Staleness
+from bgp.rib.graceful_restart import Retention, Staleness
 from bgp.rib.loc_rib import Changes, LocRib
 from bgp.rib.multipath import NextHops, NextHopSet, next_hops, used_paths, why_not_used
 from bgp.session.fsm import State
@@ -301,7 +301,7 @@ class History:
                     self.told[one].pop(name, None)
                 return self.rib.drop(prefixes, *name)
             case "stale":
-                self.rib.stale[name[0]].session_lost(keys, 10, 0.0)
+                self.rib.stale[name[0]].session_lost(keys, Retention(10), 0.0)
                 for one in numbers:
                     self.marked[one].add(name)
             case "fresh":
