@@ -304,7 +304,7 @@ def test_several_next_hops_out_of_reach_have_no_route_and_the_reason_of_the_firs
     given = facts(pool(), bgp_nexthops={prefix: hops})
     assert list(learned_routes(given, given.bgp_nexthops.items(), without)) == []
     assert without == {
-        RouteKey(prefix): NoRoute(address("192.0.2.1"), "no interface of this node leads there")
+        RouteKey(prefix): NoRoute(address("192.0.2.1"), "no route of this host leads there")
     }
 
 
