@@ -202,6 +202,10 @@ class Peer:
                 self.connect_retry.schedule(now)
         return []
 
+    def call_now(self, now: float) -> list[Output]:
+        """What kept the other end from answering is over, such as a cable that was out: call it at once."""
+        return self.connect_retry.begin_anew(now) if not self._sessions else []
+
     def received(self, connection: Connection, data: bytes, now: float) -> list[Output]:
         """Octets arrived."""
         session = self._sessions.get(connection)
@@ -317,10 +321,8 @@ class Peer:
             case Received(update):
                 return self._receive(connection, update, now)
             case Ignored(why):
-                self.counts.tolerated, self.counts.ignored = (
-                    self.counts.tolerated + 1,
-                    self.counts.ignored + 1,
-                )
+                self.counts.tolerated += 1
+                self.counts.ignored += 1
                 return [UpdateFaults((why,))]
             case Refresh(family, kind):
                 return self._refresh(connection, family, kind, now)
@@ -388,7 +390,8 @@ class Peer:
             self.failure = ""  # there will be no End-of-RIB to wait for
         theirs = session.peer.offer
         kept = {family: preserved(theirs, family) for family in session.context.families}
-        outputs += self.adj_ribs_in.session_established(session.local.address, now, kept)
+        local, asn = session.local.address, session.peer.asn
+        outputs += self.adj_ribs_in.session_established(local, asn, now, kept)
         return [*outputs, Established()]
 
     def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:

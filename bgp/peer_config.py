@@ -81,7 +81,8 @@ class PeerConfig:
     """One peer of the speaker."""
 
     address: Address
-    asn: int
+    asn: int | None
+    """None: any but ours, as the peer's OPEN says it (FRR's `remote-as external`)."""
     port: int = PORT
     passive: bool = False
     """Wait for the peer to connect instead of connecting."""

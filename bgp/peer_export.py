@@ -6,17 +6,19 @@ Promises: pure; a peer without a session is advertised nothing. Does not know: c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
+from ipaddress import IPv6Address
 
 from bgp.path import Path
 from bgp.peer import Peer
-from bgp.peer_config import SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.policy.origination import OwnBlocks
 from bgp.rib.add_path_out import AddPathOut
 from bgp.rib.decision import in_order
 from bgp.rib.export import Export, ExportTarget, exporter, own_next_hop
 from bgp.rib.loc_rib import LocRib
+from bgp.session.session import Session
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.families import Family, number_of
+from bgp.wire.families import Address, Family, number_of, without_zone
 from bgp.wire.nlri import Nlri
 
 
@@ -27,18 +29,19 @@ def export_target(
     session, config = peer.session, peer.config
     if session is None:
         return None
-    own = (config.local_address, session.local.address, *us.addresses)
+    next_hop, link_local = _own_next_hops(session, config, us, family)
     return ExportTarget(
         number_of(config.address),
         session.internal,
         session.local.asn,
-        own_next_hop(own, family),
+        next_hop,
         config.next_hop_mode,
         config.route_reflector_client,
         us.cluster_id or us.router_id,
-        config.link_local_address if family is Family.IPV6 else None,
+        link_local,
         graceful_shutdown,
         session.peer is not None and session.peer.offer.long_lived is not None,
+        takes_ipv6=family is Family.IPV6 or family in session.context.ipv6_next_hops,
     )
 
 
@@ -75,6 +78,26 @@ def concerned(
         if several not in of_internal:
             of_internal[several] = some if reflects else rib.not_from_ibgp(some, own, only_best=not several)
         yield peer, of_internal[several] | out.known(some)
+
+
+def _own_next_hops(
+    session: Session, config: PeerConfig, us: SpeakerConfig, family: Family
+) -> tuple[Address | None, IPv6Address | None]:
+    """Our next hop in a family, and our address on the link beside it (RFC 2545 section 3).
+
+    Over a session between link-local addresses the link is known: what we announce is there, for IPv4 too where that
+    was agreed (RFC 8950). A global address goes with it, if we have one: for those to whom the peer passes it on.
+    """
+    own = (config.local_address, session.local.address, *us.addresses)
+    on_link = without_zone(session.local.address)
+    agreed = family is Family.IPV6 or family in session.context.ipv6_next_hops
+    if agreed and isinstance(on_link, IPv6Address) and on_link.is_link_local:
+        known = own_next_hop(own, Family.IPV6)
+        return (on_link, None) if known is None else (known, on_link)
+    found = own_next_hop(own, family)
+    if found is None and agreed:
+        found = own_next_hop(own, Family.IPV6)
+    return found, config.link_local_address if family is Family.IPV6 else None
 
 
 def advertise(

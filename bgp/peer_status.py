@@ -38,7 +38,8 @@ class PeerStatus:
     """A peer as it is shown to people."""
 
     address: Address
-    asn: int
+    asn: int | None
+    """None: any but ours, and it has not said its own yet."""
     description: str
     state: State
     since: datetime | None
@@ -101,7 +102,7 @@ def peer_status(
     theirs = session.peer if session is not None else None
     return PeerStatus(
         address=peer.config.address,
-        asn=peer.config.asn,
+        asn=peer.config.asn if theirs is None else theirs.asn,
         description=peer.config.description,
         state=state,
         since=since,
@@ -173,6 +174,7 @@ def agreed(session: Session) -> tuple[str, ...]:
             "long-lived graceful restart (RFC 9494)",
             ours.long_lived is not None and theirs.long_lived is not None,
         ),
+        ("IPv4 prefixes with IPv6 next hops (RFC 8950)", bool(context.ipv6_next_hops)),
         (f"several paths received: {several} (RFC 7911)", bool(several)),
         (f"several paths sent: {sent} (RFC 7911)", bool(sent)),
     ):

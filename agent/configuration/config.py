@@ -42,6 +42,13 @@ MOST_BUCKETS = 0xFFFF
 LONGEST_TIMER_SECONDS = 86_400
 MOST_PATHS = 64
 """Next hops of a prefix, or paths that a peer is sent of it."""
+MOST_UPLINK_TABLES = 16
+LARGEST_AS = 0xFFFFFFFF
+PATTERN = re.compile(r"[A-Za-z0-9_.@*?\[\]!-]{1,32}")
+"""Of an interface's name, as a shell takes it."""
+POD_INTERFACES = ("cali", "veth", "tap", "docker", "br-", "virbr")
+"""What names begin with that lead to pods, containers or guests: never an uplink."""
+SECRET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}/[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}")
 
 
@@ -90,6 +97,28 @@ class EtcdSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The file that holds the password, mode 0640 or less; read at each login."""
 
 
+class UplinkSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """A cable to a router that is found on the wire: `[[bgp.uplink]]`, once for each kind of uplink. The session is
+    between link-local addresses, as with FRR's `neighbor eth1 interface remote-as external`; no address is needed."""
+
+    interface: str = ""
+    """The interface's name, or a pattern: `eth*`, `enp[12]s0`. Interfaces of pods, bridges and tunnels never match."""
+    remote_as: int | str = msgspec.field(name="as", default="external")
+    """Of the router: a number, `external` (any but ours) or `internal` (ours)."""
+    secret: str = ""
+    """`NAME/KEY`: the file below `paths.secrets` that holds the password of the session (TCP MD5). Empty: none."""
+    hold_seconds: int = 0
+    """As `bgp.hold_seconds`, which holds if it is 0; else at least 3."""
+    keepalive_seconds: int = 0
+    """Between keepalives; 0: a third of the hold time."""
+    filters: list[str] = []
+    """Names of BGPFilters, as in a BGPPeer's `filters`."""
+    ttl_security: bool = False
+    """TTL 255 is demanded of the router (RFC 5082): it needs `ttl-security hops 1` (FRR), `ttl security on` (BIRD)."""
+    port: int = 179
+    """The router's TCP port."""
+
+
 class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The speaker's timers, and how much peers may announce."""
 
@@ -133,6 +162,8 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     local_prefixes: list[str] = []
     """Networks of this machine that are advertised to the peers while an interface here has one of their addresses:
     a docker0 bridge's subnet, such as 172.17.1.0/24. Of other nodes they are believed, so name those of all nodes."""
+    uplink: list[UplinkSettings] = []
+    """Routers found on the wire, each table as below; in the file alone."""
     accepted_prefixes: list[str] = []
     """Networks of which peers are believed more: what lies in them is programmed though no pool holds it (from the mesh
     of nodes), though it is on a link of this host or holds etcd's address; 0.0.0.0/0: beside the host's own default."""
@@ -314,6 +345,7 @@ def _bgp_errors(bgp: BgpSettings) -> Iterator[str]:
     for key in ("maximum_paths", "paths_sent"):
         if not 1 <= getattr(bgp, key) <= MOST_PATHS:
             yield f"bgp.{key}: must be 1 (the best path alone) to {MOST_PATHS}"
+    yield from _uplink_errors(bgp)
 
 
 def _bfd_errors(settings: BfdSettings) -> Iterator[str]:
@@ -322,6 +354,47 @@ def _bfd_errors(settings: BfdSettings) -> Iterator[str]:
             yield f"bfd.{key}: must be {SHORTEST_MS} to {LONGEST_MS} milliseconds"
     if not 1 <= settings.multiplier <= 255:
         yield "bfd.multiplier: must be 1 to 255 (RFC 5880 has eight bits for it)"
+
+
+def _uplink_errors(bgp: BgpSettings) -> Iterator[str]:
+    if len(bgp.uplink) > MOST_UPLINK_TABLES:
+        yield f"bgp.uplink: more than {MOST_UPLINK_TABLES} tables; use patterns"
+    for number, one in enumerate(bgp.uplink, 1):
+        name, remote = one.interface, one.remote_as
+        known_as = (
+            1 <= remote <= LARGEST_AS if isinstance(remote, int) else remote in {"external", "internal"}
+        )
+        for key, is_right, why in (
+            (
+                "interface",
+                PATTERN.fullmatch(name),
+                f"{name!r} is no interface's name or pattern, such as eth*",
+            ),
+            (
+                "interface",
+                name != "lo" and not name.startswith(POD_INTERFACES),
+                f"{name!r} names what leads to pods, containers or this node itself",
+            ),
+            (
+                "as",
+                known_as,
+                f"{remote!r} is none of external, internal and a number from 1 to {LARGEST_AS}",
+            ),
+            (
+                "secret",
+                not one.secret or SECRET.fullmatch(one.secret),
+                f"{one.secret!r} must be NAME/KEY, a file below paths.secrets",
+            ),
+            (
+                "hold_seconds",
+                not one.hold_seconds or 3 <= one.hold_seconds <= 65535,
+                "must be 0 (as bgp.hold_seconds) or 3 to 65535 (RFC 4271)",
+            ),
+            ("keepalive_seconds", 0 <= one.keepalive_seconds <= 21845, "must be 0 to 21845"),
+            ("port", 1 <= one.port <= 65535, "must be 1 to 65535"),
+        ):
+            if not is_right:
+                yield f"bgp.uplink: table {number}: {key}: {why}"
 
 
 def _host_errors(config: Config) -> Iterator[str]:

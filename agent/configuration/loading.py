@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agent.configuration.config import Config, ConfigError, check
+from agent.configuration.config import Config, ConfigError, UplinkSettings, check
 from agent.foreign_files import read_file
 
 DEFAULT_FILE = Path("/etc/tortie/agent.toml")
@@ -28,6 +28,8 @@ MOST_DROP_INS = 100
 MOST_FILE_BYTES = 1 << 20
 PREFIX = "TORTIE_"
 DEFAULT = "default"
+TABLES: Mapping[str, type[Struct]] = {"bgp.uplink": UplinkSettings}
+"""Keys whose value is a list of tables, and what each table is."""
 CALICO_ENVIRONMENT = {
     "ETCD_ENDPOINTS": "etcd.endpoints",
     "ETCD_CA_CERT_FILE": "etcd.ca_file",
@@ -158,6 +160,8 @@ def _variables(environment: Mapping[str, str]) -> dict[str, str]:
 def _parsed(dotted: str, text: str, origin: str) -> Any:
     section, key = dotted.split(".")
     default = getattr(getattr(Config(), section), key)
+    if dotted in TABLES:
+        raise ConfigError(f"{origin}: tables are written in a file, as [[{dotted}]]")
     try:
         if isinstance(default, list):
             return [part.strip() for part in text.split(",") if part.strip()]
@@ -183,6 +187,10 @@ def _sentence(message: str) -> str:
     unknown = re.search(r"unknown field `([^`]*)`", message)
     if not unknown:
         return f"{dotted}: {fault[0].lower()}{fault[1:].replace('`', '')}"
-    known = section_type(dotted).__struct_fields__ if dotted else Config.__struct_fields__
+    table = TABLES.get(dotted.partition("[")[0])
+    if table is not None:
+        known = table.__struct_encode_fields__
+    else:
+        known = section_type(dotted).__struct_fields__ if dotted else Config.__struct_fields__
     key = f"{dotted}.{unknown[1]}" if dotted else unknown[1]
     return f"{key}: unknown key{_nearest(unknown[1], known)}"

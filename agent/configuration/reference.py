@@ -11,9 +11,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import Struct
+
 from agent.configuration import config
 from agent.configuration.config import Config
-from agent.configuration.loading import CALICO_ENVIRONMENT, section_type
+from agent.configuration.loading import CALICO_ENVIRONMENT, TABLES, section_type
 
 HEAD = """\
 # Settings
@@ -40,13 +42,28 @@ def reference() -> str:
         values = getattr(Config(), section)
         for key in values.__struct_fields__:
             default = getattr(values, key)
-            parts.append(
-                f"| {key} | {_kind(default)} | `{json.dumps(default)}` | {keys[key].replace('|', chr(92) + '|')} |\n"
-            )
+            parts.append(_row(key, _kind(default), default, keys[key]))
         parts.append("\n")
+        for dotted, table in TABLES.items():
+            if dotted.startswith(f"{section}."):
+                parts.append(_table(dotted, table, *documented[table.__name__]))
     parts.append("## Calico's variables\n\nHeard too, below `TORTIE_*`:\n\n| variable | key |\n|---|---|\n")
     parts += [f"| {name} | {dotted} |\n" for name, dotted in CALICO_ENVIRONMENT.items()]
     return "".join([parts[0], "\n", *parts[1:]])
+
+
+def _row(key: str, kind: str, default: Any, meaning: str) -> str:
+    return f"| {key} | {kind} | `{json.dumps(default)}` | {meaning.replace('|', chr(92) + '|')} |\n"
+
+
+def _table(dotted: str, table: type[Struct], about: str, keys: dict[str, str]) -> str:
+    """The keys of a table that a list holds."""
+    rows = [
+        _row(shown, _kind(getattr(table(), name)), getattr(table(), name), keys[name])
+        for name, shown in zip(table.__struct_fields__, table.__struct_encode_fields__, strict=True)
+    ]
+    head = f"## [[{dotted}]]\n\n{about}\n\n| key | type | default | meaning |\n|---|---|---|---|\n"
+    return "".join([head, *rows, "\n"])
 
 
 def _kind(value: Any) -> str:

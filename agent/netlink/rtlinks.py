@@ -32,8 +32,8 @@ IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
 """Nobody else can have the address: it is in use at once, without looking for a duplicate (RFC 4862)."""
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
-NUD_STALE, NUD_PERMANENT = 0x04, 0x80
-NTF_SELF, NTF_EXT_LEARNED = 0x02, 0x10
+NUD_INCOMPLETE, NUD_STALE, NUD_FAILED, NUD_NOARP, NUD_PERMANENT = 0x01, 0x04, 0x20, 0x40, 0x80
+NTF_SELF, NTF_EXT_LEARNED, NTF_ROUTER = 0x02, 0x10, 0x80
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 RT_SCOPE_UNIVERSE = 0
 RTEXT_FILTER_SKIP_STATS = 0x8
@@ -93,6 +93,13 @@ class NeighbourRow:
     state: int
     mac: str | None
     destination: Address | None
+    is_router: bool = False
+    """It says so in its advertisements (RFC 4861 section 4.4, the R flag)."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has answered, or been heard; a group's address is nobody's."""
+        return self.mac is not None and not self.state & (NUD_INCOMPLETE | NUD_FAILED | NUD_NOARP)
 
 
 def mac_bytes(text: str) -> bytes:
@@ -212,7 +219,7 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
     """A neighbour or forwarding entry; None for other families. Raises BadMessage."""
     if end - start < NDMSG.size:
         raise BadMessage(f"ndmsg of {end - start} bytes")
-    family, index, state, _, _ = NDMSG.unpack_from(data, start)
+    family, index, state, flags, _ = NDMSG.unpack_from(data, start)
     if family != rtnetlink.AF_BRIDGE and family not in FAMILY_OF.values():
         return None
     words = attributes(data, start + NDMSG.size, end)
@@ -223,6 +230,7 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
         state,
         mac.hex(":") if len(mac) == 6 else None,
         address(destination) if len(destination) in {4, 16} else None,
+        bool(flags & NTF_ROUTER),
     )
 
 

@@ -232,10 +232,14 @@ class PathRow(NamedTuple):
     gateway: Address | None
 
 
-def path_request(host: Address) -> bytes:
-    """RTM_GETROUTE of the route that a packet to a host would take; the acknowledgement ends the answer."""
+def path_request(host: Address, interface: int = 0) -> bytes:
+    """RTM_GETROUTE of the route that a packet to a host would take; the acknowledgement ends the answer.
+
+    With an interface's number: of the route that it would take over that one.
+    """
     body = _ROUTE.pack(FAMILY_OF[host.version], host.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
-    return request(RTM_GETROUTE, body + attribute(RTA_DST, host.packed), NLM_F_ACK)
+    over = _NUMBER_ATTRIBUTE.pack(8, RTA_OIF, interface) if interface else b""
+    return request(RTM_GETROUTE, body + attribute(RTA_DST, host.packed) + over, NLM_F_ACK)
 
 
 def forwarding_request(host: Address, source: Address, arriving: int) -> bytes:

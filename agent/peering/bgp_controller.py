@@ -48,7 +48,9 @@ from agent.peering.peers import (
 )
 from agent.peering.refused_prefixes import refused_prefixes
 from agent.peering.session_troubles import refused_keys, session_troubles
+from agent.peering.uplink_peers import uplink_peers
 from agent.trouble import Trouble
+from agent.uplinks.uplinks import Uplinks
 from bgp.peer_config import Multipath, SpeakerConfig
 from bgp.policy.block_claims import BlockClaims
 from bgp.rib.multipath import NextHops
@@ -74,7 +76,8 @@ log = structlog.get_logger()
 class LearnedRoutes(Mapping[RouteKey, NextHops]):
     """What a speaker has learned: key -> next hop, or several, as it is at the moment of the question.
 
-    A view: nothing is copied for a caller that asks for a few of very many.
+    A view: nothing is copied for a caller that asks for a few of very many. The next hop of an IPv4 prefix may be an
+    IPv6 address (RFC 8950), a link-local one with its zone.
     """
 
     def __init__(self, speaker: Speaker) -> None:
@@ -137,6 +140,8 @@ class BgpController:
         self._bfd_settings = bfd or BfdSettings()
         self.bfd_status: Callable[[Address], Mapping[str, object] | None] = lambda _: None
         """The BFD session beside a peer's, for people; set by who knows."""
+        self.uplinks = Uplinks(settings.uplink, self.sessions, clock, changed, self._call_now)
+        """Who is found on the wire; a part of its own, which the agent runs."""
         self._local_prefixes = local_prefixes(settings)
         self._paths_sent_to = paths_sent_to(settings)
         self._multipath = Multipath(
@@ -252,6 +257,7 @@ class BgpController:
             multipath=self._multipath,
             paths_sent=self._settings.paths_sent,
             paths_sent_to=self._paths_sent_to,
+            uplinks=uplink_peers(self.uplinks.found),
         )
         required = required_passwords(inputs)
         if not required:
@@ -393,6 +399,15 @@ class BgpController:
         known = self.speaker.status() if self.speaker is not None else ()
         return frozenset(peer.address for peer in known if peer.state is State.ESTABLISHED)
 
+    def _call_now(self, peer: Address) -> None:
+        if self.speaker is not None:
+            self.speaker.call_now(peer)
+
+    def sessions(self) -> dict[Address, tuple[str, str]]:
+        """Peer -> the state of its session, and why the last connection ended."""
+        known = self.speaker.status() if self.speaker is not None else ()
+        return {peer.address: (peer.state.value, peer.last_error) for peer in known}
+
     @property
     def converged(self) -> bool:
         """Whether what is not learned may be taken as not existing."""
@@ -436,6 +451,7 @@ class BgpController:
 
     def session_troubles(self) -> Iterator[Trouble]:
         """What is wrong with sessions: limits, near and exceeded, refused passwords, errors of this program."""
+        yield from self.uplinks.troubles()
         if self.speaker is None:
             return
         mesh = {address for address, one in self._desired.peers.items() if one.kind is PeerKind.MESH}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agent.foreign_files import open_file
-from agent.peering.peers import SecretRef
+from agent.peering.uplink_peers import SecretRef
 
 MOST_SECRET_BYTES = 4096
 FileVersion = tuple[int, int, int]

@@ -21,6 +21,7 @@ from agent.datastore.resources.bgp_parsing import PeerAddress, peer_address, sec
 from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec, Password
 from agent.datastore.resources.resource_types import Node
 from agent.datastore.resources.validation import NODE_PREFIX
+from agent.peering.uplink_peers import SecretRef, UplinkPeer, uplink_config
 from bgp.peer_config import (
     MAXIMUM_PREFIXES,
     MAXIMUM_TOTAL_OCTETS,
@@ -30,13 +31,11 @@ from bgp.peer_config import (
     PeerConfig,
     SpeakerConfig,
 )
-from bgp.wire.families import Address, family_of
+from bgp.wire.families import Address, Family, family_of
 from ipam.address_text import text_of
 from ipam.model import NodeName
 from ipam.selector import parse
 
-SecretRef = tuple[str, str]
-"""Name and key of a secret."""
 ANYWHERE: dict[int, Address] = {4: IPv4Address("0.0.0.0"), 6: IPv6Address("::")}
 LARGEST_UNICAST = 223
 """An IPv4 address whose first octet is greater is no host's."""
@@ -48,6 +47,8 @@ class PeerKind(Enum):
     MESH = "node-to-node mesh"
     NODE = "node specific"
     GLOBAL = "global"
+    UPLINK = "uplink"
+    """Ours alone: found on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class PeeringInputs:
     """Paths to a prefix that an internal peer is sent, if it takes several (RFC 7911)."""
     paths_sent_to: Mapping[Address, int] = field(default_factory=dict)
     """The same for single peers, whatever they are."""
+    uplinks: tuple[UplinkPeer, ...] = ()
+    """Routers found on this node's uplinks."""
 
     @property
     def cluster(self) -> BGPConfigurationSpec:
@@ -234,14 +237,34 @@ def desired_peers(inputs: PeeringInputs) -> DesiredPeers:
             found[address] = peer
     for name in sorted(inputs.bfd_peers - inputs.peers.keys()):
         troubles.append(f"bfd.peers: there is no BGPPeer {name}")
+    for uplink in inputs.uplinks:
+        if uplink.address not in found:
+            try:
+                found[uplink.address] = _uplink(inputs, uplink)
+            except ValueError as error:
+                troubles.append(f"{uplink.name}: router {uplink.address}: {error}")
     return DesiredPeers(found, tuple(troubles))
+
+
+def _uplink(inputs: PeeringInputs, uplink: UplinkPeer) -> DesiredPeer:
+    """A router that was found, as a peer. Raises ValueError: its password cannot be read."""
+    config = uplink_config(
+        uplink,
+        inputs.asn(inputs.me),
+        _secret(inputs, uplink.secret) if uplink.secret is not None else "",
+        hold_seconds=inputs.hold_seconds,
+        maximum_prefixes=inputs.maximum_prefixes,
+        maximum_octets=inputs.maximum_octets // 2,
+    )
+    return DesiredPeer(config, PeerKind.UPLINK, filters=tuple(uplink.settings.filters))
 
 
 def required_passwords(inputs: PeeringInputs) -> frozenset[SecretRef]:
     """The secrets that any peer may need; the caller reads them and gives their texts back as `passwords`."""
     passwords = [inputs.cluster.node_mesh_password, *(spec.password for spec in inputs.peers.values())]
     refs = [password.secret_key_ref for password in passwords if password is not None]
-    return frozenset((ref.name, ref.key) for ref in refs if ref is not None)
+    of_uplinks = (one.secret for one in inputs.uplinks if one.secret is not None)
+    return frozenset((*((ref.name, ref.key) for ref in refs if ref is not None), *of_uplinks))
 
 
 def _candidates(inputs: PeeringInputs) -> Iterator[_Candidate]:
@@ -343,7 +366,8 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
     """The peer with all its options; None: this node has no address of its family. Raises ValueError."""
     spec, address = candidate.spec, candidate.at.address
     own = inputs.address(inputs.me, address.version)
-    if own is None:
+    is_on_link = address.is_link_local and address.version == 6
+    if own is None and not is_on_link:
         return None
     local_as = spec.local_as_number if spec.local_as_number != inputs.asn(inputs.me) else None
     unprotected, hops = "", spec.ttl_security or 0
@@ -356,10 +380,11 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
         asn=candidate.asn,
         port=candidate.at.port or DEFAULT_PORT,
         # Calico's rule, compared as text: else its nodes and ours could wait for each other.
-        passive=candidate.node is not None and text_of(address) > text_of(own),
+        passive=candidate.node is not None and own is not None and text_of(address) > text_of(own),
         hold_seconds=inputs.hold_seconds,
         keepalive_seconds=seconds(spec.keepalive_time) if spec.keepalive_time else 0,
-        local_address=own if spec.source_address != "None" else None,
+        # To a link-local address packets come from one of that link: the kernel knows it, and it may change.
+        local_address=own if spec.source_address != "None" and not is_on_link else None,
         description=candidate.node or candidate.resource,
         route_reflector_client=internal and _is_client(inputs, candidate.node),
         password=_password(inputs, spec.password),
@@ -370,7 +395,7 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
         restart_seconds=round(seconds(spec.max_restart_time)) if spec.max_restart_time else None,
         enforce_first_as=inputs.enforce_first_as,
         long_lived_stale_seconds=inputs.long_lived_stale_seconds,
-        families=frozenset({family_of(address)}),
+        families=frozenset(Family) if is_on_link else frozenset({family_of(address)}),
         maximum_prefixes=(
             inputs.mesh_maximum_prefixes if candidate.kind is PeerKind.MESH else inputs.maximum_prefixes
         ),
@@ -411,4 +436,10 @@ def _password(inputs: PeeringInputs, password: Password | None) -> str:
         return inputs.passwords[ref]
     if password.secret_key_ref.optional and ref not in inputs.unreadable:
         return ""
+    return _secret(inputs, ref)
+
+
+def _secret(inputs: PeeringInputs, ref: SecretRef) -> str:
+    if ref in inputs.passwords:
+        return inputs.passwords[ref]
     raise ValueError(inputs.unreadable.get(ref, f"the secret {ref[0]}/{ref[1]} does not exist"))

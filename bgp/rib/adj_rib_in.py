@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import IPv6Address
 
 from bgp.events import Learned, Output, ReapplyImportPolicy, StaleChanged, UpdateFaults, Withdrawn
 from bgp.path import Path, Source, long_lived_stale
@@ -20,7 +21,7 @@ from bgp.policy.policy import Candidate, compiled
 from bgp.rib.graceful_restart import Due, Preserved, Retention, Staleness
 from bgp.rib.held_paths import HeldPaths
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.families import Address, Family, plain
+from bgp.wire.families import Address, Family, in_zone, plain, zone_of
 from bgp.wire.iana import WellKnown
 from bgp.wire.nlri import LONGEST, Nlri, by_path_id, identified, prefix_of, unpack
 from bgp.wire.update import Update
@@ -52,6 +53,8 @@ class AdjRibIn:
         """Whether the peer has sent End-of-RIB in its present session."""
         self._us = us
         self._local: Address | None = None
+        self._peer_as = config.asn
+        """The peer's AS; None: any but ours, and there was no session yet."""
         self._identified: dict[Nlri, dict[Nlri, None]] = {}
         """Prefix -> its keys, where they have path identifiers."""
         self.stale = Staleness()
@@ -106,6 +109,7 @@ class AdjRibIn:
         attributes = update.attributes
         if WellKnown.GRACEFUL_SHUTDOWN in attributes.communities and attributes.local_pref != 0:
             attributes = replace(attributes, local_pref=0)  # RFC 8326 section 4.1: the peer is about to leave
+        attributes = _on_link(attributes, zone_of(self._config.address))
         reason = self.reject_reason(attributes)
         for path_id, keys in by_path_id(update.announced):
             outputs += self._announce(keys, self.held.shared(attributes, source, path_id), reason)
@@ -192,9 +196,13 @@ class AdjRibIn:
 
     # -- the life of sessions -----------------------------------------------------------------------------------------
 
-    def session_established(self, local: Address, now: float, kept: Preserved) -> list[Output]:
-        """A session is up; `local` is our address on it, `kept` the F bits (RFC 4724 section 3, RFC 9494 3.1)."""
-        self._local = local
+    def session_established(self, local: Address, asn: int, now: float, kept: Preserved) -> list[Output]:
+        """A session is up; `local` is our address on it, `kept` the F bits (RFC 4724 section 3, RFC 9494 3.1).
+
+        `asn` is the peer's. Another one than before is another speaker: what that one announced is nobody's.
+        """
+        kept = kept if self._peer_as in (None, asn) else Preserved()
+        self._local, self._peer_as = local, asn
         self.eor_in_session = False
         self.held.begin_session()
         return self._withdraw(self.stale.session_established(now, kept))
@@ -279,8 +287,8 @@ class AdjRibIn:
         for own in {us.asn, peer.local_as or us.asn}:
             if sum(numbers.count(own) for _, numbers in attributes.as_path) > peer.allowed_local_as:
                 return f"our own AS {own} is in AS_PATH"
-        if peer.enforce_first_as and not self._internal and attributes.neighbour_as != peer.asn:
-            return f"AS_PATH does not begin with the peer's AS {peer.asn}"
+        if peer.enforce_first_as and not self._internal and attributes.neighbour_as != self._peer_as:
+            return f"AS_PATH does not begin with the peer's AS {self._peer_as}"
         if attributes.originator_id == us.router_id:
             return "we are its ORIGINATOR_ID"
         if (us.cluster_id or us.router_id) in attributes.cluster_list:
@@ -379,3 +387,14 @@ class AdjRibIn:
     def _learned(self, keys: Sequence[Nlri], path: Path) -> Learned:
         prefixes = keys if path.source.path_id is None else [prefix_of(key) for key in keys]
         return Learned(prefixes, path, self.family)
+
+
+def _on_link(attributes: PathAttributes, zone: str) -> PathAttributes:
+    """What a peer on the link of an interface announces: its link-local next hop is on that link, and goes first.
+
+    RFC 2545 section 2 and 3: the global one beside it is for others, who are not on the link; we are.
+    """
+    hop = attributes.link_local or attributes.next_hop
+    if not zone or not isinstance(hop, IPv6Address) or not hop.is_link_local:
+        return attributes
+    return replace(attributes, next_hop=in_zone(hop, zone), link_local=None)

@@ -24,7 +24,7 @@ from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.families import UNICAST, Family
 from bgp.wire.framing import HEADER_BYTES
 from bgp.wire.messages import RouteRefresh, Subtype
-from bgp.wire.multiprotocol import REACH_BYTES, UNREACH_BYTES
+from bgp.wire.multiprotocol import REACH_BYTES, UNREACH_BYTES, needs_reach
 from bgp.wire.nlri import LONGEST, Nlri
 from bgp.wire.update import Update
 
@@ -136,7 +136,7 @@ class AdjRibOut:
 
     def _next_update(self, context: Context, largest_message: int) -> Update | None:
         room = largest_message - HEADER_BYTES - LENGTH_FIELDS
-        reach, unreach = (REACH_BYTES, UNREACH_BYTES) if self._family is not Family.IPV4 else (0, 0)
+        unreach = UNREACH_BYTES if self._family is not Family.IPV4 else 0
         while self._unrefreshed and not self._buckets:
             self._readvertise_some()
         while self._buckets:
@@ -147,6 +147,7 @@ class AdjRibOut:
                 return Update(some, family=self._family)
             attributes = next(iter(self._buckets))
             assert attributes is not None
+            reach = REACH_BYTES if needs_reach(self._family, attributes) else 0
             left = room - reach - len(encode(attributes, context))
             if left < self._longest_nlri:
                 self._give_up(attributes)

@@ -47,6 +47,8 @@ class ExportTarget:
     """Whether we are about to leave (RFC 8326)."""
     long_lived: bool = False
     """Whether it knows long-lived stale paths for what they are (RFC 9494)."""
+    takes_ipv6: bool = True
+    """Whether prefixes of this family may have an IPv6 next hop: of IPv6 always, of IPv4 if agreed (RFC 8950)."""
 
 
 def export_attributes(path: Path, to: ExportTarget) -> PathAttributes | None:
@@ -175,12 +177,16 @@ def _internal(path: Path, to: ExportTarget) -> PathAttributes | None:
 def _next_hops(path: Path, to: ExportTarget) -> dict[str, Any]:
     """RFC 4271 section 5.1.3, unless the peer's configuration says otherwise.
 
-    A link-local next hop goes no further: nobody says that this peer is on that link (RFC 2545 section 3).
+    A link-local next hop goes no further: nobody says that this peer is on that link (RFC 2545 section 3). Nor does an
+    IPv6 one of an IPv4 prefix to a peer that does not know of such. Where there is no other, ours is the next hop.
     """
     mode = to.next_hop_mode
     if mode is NextHopMode.AUTO:
         mode = NextHopMode.KEEP if to.internal else NextHopMode.SELF
-    if mode is NextHopMode.SELF or path.source.is_own:
+    known = path.attributes.next_hop
+    is_theirs = known is not None and known.version == 6
+    stays = not is_theirs or (to.takes_ipv6 and not (known is not None and known.is_link_local))
+    if mode is NextHopMode.SELF or path.source.is_own or not stays:
         return {"next_hop": to.next_hop, "link_local": to.link_local}
     return {"next_hop": path.attributes.next_hop, "link_local": None}
 

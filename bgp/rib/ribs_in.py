@@ -34,13 +34,13 @@ class RibsIn(dict[Family, AdjRibIn]):
         return outputs + [ReapplyImportPolicy(family) for family in self]
 
     def session_established(
-        self, local: Address, now: float, kept: Mapping[Family, Preserved]
+        self, local: Address, asn: int, now: float, kept: Mapping[Family, Preserved]
     ) -> list[Output]:
         """A session is up; `kept`: the F bits of the families negotiated (RFC 4724 section 3, RFC 9494 section 3.1)."""
         return [
             output
             for family, rib in self.items()
-            for output in rib.session_established(local, now, kept.get(family, Preserved()))
+            for output in rib.session_established(local, asn, now, kept.get(family, Preserved()))
         ]
 
     def session_lost(self, retained: Mapping[Family, Retention], now: float) -> list[Output]:

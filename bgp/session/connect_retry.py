@@ -88,6 +88,14 @@ class ConnectRetry:
         self._due_at = self._under_way = None
         return outputs
 
+    def begin_anew(self, now: float) -> list[Output]:
+        """Close the attempt under way, whose packets went nowhere, and begin one at once, with the shortest pauses."""
+        outputs = self.cancel()
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        if not self.passive:
+            self._due_at = max(now, self._held_down_until)
+        return outputs
+
     def reset_backoff(self, up_seconds: float) -> None:
         """A session ended that was established for `up_seconds`; after a stable one the backoff starts anew."""
         if up_seconds >= STABLE_SECONDS:

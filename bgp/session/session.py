@@ -4,7 +4,7 @@ Promises: never waits, opens or sleeps. The peer's mistakes become a NOTIFICATIO
 After `Down` nothing more comes out. Which action follows which event in which state is the table's (`fsm`); an action
 gets the message, the end or the time that it needs as its argument.
 Does not know: RIBs, other connections to the same peer, when to dial.
-RFC 4271 sections 6 and 8, 4486, 4724, 5492, 6286, 6608, 6793, 8538, 8654.
+RFC 4271 sections 6 and 8, 4486, 4724, 5492, 6286, 6608, 6793, 8538, 8654, 8950.
 """
 
 from __future__ import annotations
@@ -97,6 +97,9 @@ class LocalParameters:
             extended_message=True,
             # Empty where nothing is asked for: it also says that we keep what the peer asks for.
             long_lived=tuple(LongLived(one, seconds, one in kept) for one in asked),
+            # What a peer with an IPv6 address says of IPv4 has its next hop there, too, above all on a link without
+            # any other address.
+            ipv6_next_hops=peer.families & {Family.IPV4} if peer.address.version == 6 else frozenset(),
         )
         return cls(asn, us.router_id, peer.hold_seconds, offer, address, peer.keepalive_seconds)
 
@@ -167,7 +170,7 @@ class Session:
     """One connection's life from TCP up to close; it is not used again."""
 
     def __init__(
-        self, local: LocalParameters, remote_as: int, random: Callable[[], float], now: float
+        self, local: LocalParameters, remote_as: int | None, random: Callable[[], float], now: float
     ) -> None:
         self.peer: Open | None = None
         """The peer's OPEN once it was accepted."""
@@ -182,6 +185,7 @@ class Session:
         self.sent: dict[str, int] = {}
         """Messages sent, by kind; `received` counts the others."""
         self._remote_as = remote_as
+        """None: any but ours."""
         self._random = random
         self._deadlines: dict[Timer, float] = {}
         """The timers that run, and when each expires."""
@@ -446,7 +450,10 @@ class Session:
 
     def _check(self, theirs: Open) -> None:
         """RFC 4271 section 6.2. Raises NotificationError."""
-        if theirs.asn != self._remote_as:
+        if self._remote_as is None and theirs.asn == self.local.asn:
+            why = f"peer is of our own AS {theirs.asn}, and one of another AS is wanted"
+            raise NotificationError(OpenError.BAD_PEER_AS, why)
+        if self._remote_as not in (None, theirs.asn):
             why = f"peer is AS {theirs.asn}, configured is AS {self._remote_as}"
             raise NotificationError(OpenError.BAD_PEER_AS, why)
         if theirs.router_id == self.local.router_id and self.internal:
@@ -466,7 +473,8 @@ class Session:
         four = theirs.offer.four_octet_as is not None and ours.four_octet_as is not None
         families = theirs.offer.families & ours.families
         path_ids = families & theirs.offer.add_path_send & ours.add_path_receive
-        self._decoder.context = Context(four, self.internal, families, path_ids)
+        ipv6_next_hops = families & theirs.offer.ipv6_next_hops & ours.ipv6_next_hops
+        self._decoder.context = Context(four, self.internal, families, path_ids, ipv6_next_hops)
         if theirs.offer.extended_message and ours.extended_message:
             self._decoder.framing.largest = LARGEST_EXTENDED
         self.hold_seconds = min(self.local.hold_seconds, theirs.hold_seconds)

@@ -29,9 +29,10 @@ from bgp.session.fsm import State
 from bgp.transport.listeners import Listeners
 from bgp.transport.md5_keys import optmem_needed
 from bgp.transport.session_log import SessionLog
+from bgp.transport.socket_addresses import socket_address
 from bgp.transport.tcp import Tcp, outgoing_socket
 from bgp.wire.errors import ListenFailed
-from bgp.wire.families import Address, Family, Prefix, number_of
+from bgp.wire.families import Address, Family, Prefix, number_of, zone_of
 
 __all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PeerStatus", "Speaker", "State"]
 
@@ -103,6 +104,8 @@ class Speaker:
         self._timer: asyncio.TimerHandle | None = None
         self._next_step: asyncio.Handle | None = None
         self._security_retry: asyncio.TimerHandle | None = None
+        self._listening: asyncio.Task[None] | None = None
+        """Begins to take connections on a link."""
 
     # -- configuration and what was learned -------------------------------------------------------------------------
 
@@ -114,6 +117,11 @@ class Speaker:
             if (peer := self.instance.peers.get(tcp.remote)) is not None:
                 with suppress(OSError):  # the connection has just ended
                     tcp.set_gtsm(peer.config.ttl_security_hops)
+        self._schedule()
+
+    def call_now(self, address: Address) -> None:
+        """The way to a peer is there again: call it at once, unless there is a session."""
+        self.instance.call_now(address, self._clock.now())
         self._schedule()
 
     def announce(self, prefixes: Collection[Prefix] | Mapping[_Prefixes, Origination]) -> None:
@@ -204,6 +212,8 @@ class Speaker:
             self._probes.clear()
             for task in self._dialing.values():
                 task.cancel()
+            if self._listening is not None:
+                self._listening.cancel()
             for tcp in list(self._connections.values()):
                 tcp.abort()  # without a NOTIFICATION
 
@@ -366,7 +376,7 @@ class Speaker:
         try:
             sock = outgoing_socket(config, config.local_address)
             try:
-                await loop.sock_connect(sock, (str(config.address), config.port))
+                await loop.sock_connect(sock, socket_address(config.address, config.port))
                 await loop.create_connection(lambda: Tcp(self, connection), sock=sock)
             except BaseException:
                 sock.close()
@@ -379,6 +389,8 @@ class Speaker:
 
     def _apply_security(self) -> None:
         before, listeners = self._listeners.refused, self._listeners
+        zones = {zone_of(address) for address in self.instance.peers} - {""}
+        self._follow(zones)
         listeners.apply_security(peer.config for peer in self.instance.peers.values())
         for address, why in listeners.refused.items():
             if address not in before:
@@ -387,8 +399,26 @@ class Speaker:
             self._log.info("bgp.md5", peer=str(address))
         if self._security_retry is not None:
             self._security_retry.cancel()
-        later = asyncio.get_running_loop().call_later if listeners.refused else None
+        # An interface comes and goes under its name, and with it its socket.
+        later = asyncio.get_running_loop().call_later if listeners.refused or zones else None
         self._security_retry = later(SECURITY_RETRY_SECONDS, self._apply_security) if later else None
+
+    def _follow(self, zones: Collection[str]) -> None:
+        """Listen on the links with link-local peers."""
+        before, listeners = self._listeners.no_links, self._listeners
+        listeners.follow(zones)
+        for zone in listeners.no_links.keys() - before.keys():
+            self._log.warning("bgp.link_not_listened", interface=zone, why=listeners.no_links[zone])
+        if self._running and listeners.is_waiting and self._listening is None:
+            self._listening = asyncio.get_running_loop().create_task(self._listen())
+
+    async def _listen(self) -> None:
+        try:
+            await self._listeners.listen()
+        except ListenFailed as error:
+            self._log.warning("bgp.link_not_listened", why=str(error))
+        finally:
+            self._listening = None
 
     @property
     def refused_keys(self) -> Mapping[Address, str]:

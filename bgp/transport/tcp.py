@@ -14,10 +14,11 @@ import select
 import socket
 import struct
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
 from bgp.peer_config import PeerConfig
+from bgp.transport.socket_addresses import address_of, socket_address, socket_family
 from bgp.transport.tcp_info import OpeningPacket, Socket, is_acknowledged, opening_packet, written_octets
 from bgp.wire.families import Address, Prefix
 
@@ -77,10 +78,7 @@ class Tcp(asyncio.Protocol):
         found = self._transport.get_extra_info(name) if self._transport is not None else None
         if not found:
             return IPv4Address(0)
-        address = ip_address(found[0].partition("%")[0])
-        if address.is_link_local and address.version == 6 and found[3]:
-            return ip_address(f"{address}%{socket.if_indextoname(found[3])}")
-        return address
+        return address_of(found)
 
     def write(self, data: bytes) -> None:
         """Queue octets behind what waits."""
@@ -208,9 +206,10 @@ def set_md5_key(sock: Socket, peers: Address | Prefix, password: str) -> None:
 
 
 def _network_of(peers: Address | Prefix) -> Prefix:
+    """Without a zone: the kernel keeps keys by octets, whatever the link (net/ipv6/tcp_ipv6.c)."""
     if isinstance(peers, IPv4Address):
         return IPv4Network(peers)
-    return IPv6Network(int(peers)) if isinstance(peers, IPv6Address) else peers  # without its zone
+    return IPv6Network(int(peers)) if isinstance(peers, IPv6Address) else peers
 
 
 def set_max_ttl(sock: Socket) -> None:
@@ -235,11 +234,6 @@ def set_gtsm(sock: Socket, hops: int) -> None:
         sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, nearest)
 
 
-def socket_family(address: Address) -> int:
-    """The family of sockets that talk to an address."""
-    return socket.AF_INET if address.version == 4 else socket.AF_INET6
-
-
 def outgoing_socket(config: PeerConfig, source: Address | None) -> socket.socket:
     """A socket to connect to a peer with, bound to `source` and secured as configured. Raises OSError."""
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -250,7 +244,7 @@ def outgoing_socket(config: PeerConfig, source: Address | None) -> socket.socket
         set_max_ttl(sock)
         set_gtsm(sock, config.ttl_security_hops)
         if source is not None:
-            sock.bind((str(source), 0))
+            sock.bind(socket_address(source, 0))
     except BaseException:
         sock.close()
         raise

@@ -73,6 +73,8 @@ class Context:
     """Families negotiated; attributes of others are discarded."""
     path_ids: frozenset[Family] = frozenset()
     """Families in which the peer puts an identifier before each prefix (RFC 7911)."""
+    ipv6_next_hops: frozenset[Family] = frozenset()
+    """Families besides IPv6 whose prefixes may have an IPv6 next hop (RFC 8950), which both sides offered."""
 
 
 AS_SET = "AS_PATH holds an AS_SET (RFC 9774)"

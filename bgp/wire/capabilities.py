@@ -57,6 +57,8 @@ class Capabilities:
     enhanced_refresh: bool = False
     long_lived: tuple[LongLived, ...] | None = None
     """Long-lived graceful restart (RFC 9494), by family; empty: it asks for nothing, and keeps what others ask for."""
+    ipv6_next_hops: frozenset[Family] = frozenset()
+    """Families besides IPv6 whose prefixes it takes with an IPv6 next hop (RFC 8950)."""
     add_path_receive: frozenset[Family] = frozenset()
     """Families of which it receives several paths to a prefix, told apart by identifiers (RFC 7911)."""
     add_path_send: frozenset[Family] = frozenset()
@@ -74,6 +76,7 @@ def encode(offer: Capabilities) -> bytes:
     }
     values: tuple[tuple[int, bytes | None], ...] = (
         (CapabilityCode.ROUTE_REFRESH, b"" if offer.route_refresh else None),
+        (CapabilityCode.EXTENDED_NEXT_HOP, _pack_next_hops(offer.ipv6_next_hops) or None),
         (CapabilityCode.EXTENDED_MESSAGE, b"" if offer.extended_message else None),
         (CapabilityCode.GRACEFUL_RESTART, _pack_restart(restart) if restart is not None else None),
         (CapabilityCode.FOUR_OCTET_AS, asn.to_bytes(4, "big") if asn is not None else None),
@@ -197,6 +200,21 @@ def _paths(value: bytes) -> tuple[frozenset[Family], frozenset[Family]]:
     return receives, frozenset(family for family, bits in found.items() if bits & SENDS)
 
 
+_NEXT_HOP = struct.Struct("!HHH")
+"""AFI and SAFI of prefixes, AFI of their next hops (RFC 8950 section 4): here SAFI has two octets."""
+
+
+def _next_hops(value: bytes) -> frozenset[Family]:
+    if len(value) % _NEXT_HOP.size:
+        raise _malformed(f"an extended next hop capability of {len(value)} octets")
+    found = ((family_at(afi, safi), hop) for afi, safi, hop in _NEXT_HOP.iter_unpack(value))
+    return frozenset(one for one, hop in found if one is Family.IPV4 and hop == Family.IPV6)
+
+
+def _pack_next_hops(families: frozenset[Family]) -> bytes:
+    return b"".join(_NEXT_HOP.pack(family, UNICAST, Family.IPV6) for family in sorted(families))
+
+
 def _host_name(value: bytes) -> str:
     """The host name of the FQDN capability; a wrong one is worth no session, so it reads as empty."""
     length = value[0] if value else 0
@@ -210,6 +228,7 @@ def _present(_: bytes) -> bool:
 
 _READERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
     CapabilityCode.ROUTE_REFRESH: ("route_refresh", _present),
+    CapabilityCode.EXTENDED_NEXT_HOP: ("ipv6_next_hops", _next_hops),
     CapabilityCode.EXTENDED_MESSAGE: ("extended_message", _present),
     CapabilityCode.GRACEFUL_RESTART: ("graceful_restart", _restart),
     CapabilityCode.FOUR_OCTET_AS: ("four_octet_as", lambda value: int.from_bytes(_exactly(value, 4), "big")),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
 UNICAST = 1
 """The only SAFI."""
+ZONED_SHARED = 1024
+"""Next hops with a zone that are one object each: more routers than a node has on its links."""
 
 
 class Family(IntEnum):
@@ -30,5 +33,27 @@ def plain(address: Address) -> Address:
 
 
 def number_of(address: Address) -> int:
-    """An address as a number that no address of the other family has; every IPv4 address is less than any IPv6 one."""
-    return int(address) if address.version == 4 else 1 << 128 | int(address)
+    """An address as a number that no other one has; every IPv4 address is less than any IPv6 one.
+
+    With a zone (RFC 4007) it is another address than on another link, or without: the zone's octets stand above.
+    """
+    if address.version == 4:
+        return int(address)
+    zone = int.from_bytes((address.scope_id or "").encode())
+    return zone << 129 | 1 << 128 | int(address)
+
+
+def without_zone(address: Address) -> Address:
+    """The address as packets have it: the zone of a link-local one is this node's own word for a link."""
+    return IPv6Address(int(address)) if address.version == 6 and address.scope_id is not None else address
+
+
+def zone_of(address: Address) -> str:
+    """The interface on whose link an address is; empty: it means the same on all of them."""
+    return (address.scope_id or "") if address.version == 6 else ""
+
+
+@lru_cache(maxsize=ZONED_SHARED)
+def in_zone(address: IPv6Address, zone: str) -> IPv6Address:
+    """The address on the link of an interface; one object for each, since next hops are compared by identity first."""
+    return IPv6Address(f"{IPv6Address(int(address))}%{zone}") if zone else IPv6Address(int(address))

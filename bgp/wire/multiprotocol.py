@@ -1,4 +1,4 @@
-"""MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760), with the IPv6 next hops of RFC 2545, both ways.
+"""MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760), with the IPv6 next hops of RFC 2545 and 8950, both ways.
 
 Promises: what is malformed is a NotificationError 3/9 (RFC 7606 section 5.3: its prefixes cannot be found, so nothing
 less helps); one of a family that was not negotiated is to be discarded. Does not know: the rest of an UPDATE.
@@ -22,6 +22,8 @@ from bgp.wire.nlri import Nlri
 
 SHORTEST_REACH, SHORTEST_UNREACH = 5, 3
 NEXT_HOP_BYTES = {Family.IPV4: (4,), Family.IPV6: (16, 32)}
+IPV6_NEXT_HOP_BYTES = NEXT_HOP_BYTES[Family.IPV6]
+"""Of prefixes of the other family as well, where that was agreed (RFC 8950 section 3)."""
 REACH_BYTES, UNREACH_BYTES = 4 + 4 + 32 + 1, 4 + 3
 """The most octets that both need beside their prefixes."""
 
@@ -64,7 +66,8 @@ def reach(value: bytes, context: Context) -> Reach:
     if end >= len(value):
         raise _wrong("the next hop in MP_REACH_NLRI runs past it")
     family = _negotiated(value, context.families, "MP_REACH_NLRI")
-    if value[3] not in NEXT_HOP_BYTES[family]:
+    more = IPV6_NEXT_HOP_BYTES if family in context.ipv6_next_hops else ()
+    if value[3] not in (*NEXT_HOP_BYTES[family], *more):
         raise _wrong(f"the next hop in MP_REACH_NLRI has {value[3]} octets")
     next_hop, link_local = _next_hops(value[4:end])
     return Reach(family, next_hop, link_local, _prefixes(value[end + 1 :], family, context, "MP_REACH_NLRI"))
@@ -90,6 +93,11 @@ def unreach(value: bytes, context: Context) -> tuple[Family, list[Nlri]]:
         raise _wrong(f"MP_UNREACH_NLRI has {len(value)} octets")
     family = _negotiated(value, context.families, "MP_UNREACH_NLRI")
     return family, _prefixes(value[3:], family, context, "MP_UNREACH_NLRI")
+
+
+def needs_reach(family: Family, attributes: PathAttributes) -> bool:
+    """Whether prefixes of a family cannot stand in an UPDATE's own field, for their next hop is no IPv4 address."""
+    return family is not Family.IPV4 or (attributes.next_hop is not None and attributes.next_hop.version == 6)
 
 
 def pack_reach(family: Family, attributes: PathAttributes, prefixes: Sequence[Nlri]) -> bytes:

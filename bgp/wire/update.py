@@ -53,14 +53,16 @@ def encode(update: Update, context: Context) -> bytes:
     """The octets of an UPDATE's body."""
     attributes = update.attributes
     block = attribute_codec.encode(attributes, context) if attributes is not None else b""
+    # RFC 7606 section 5.1: what is of several families stands first in the block.
     withdrawn, announced = b"", b""
+    if attributes is not None and update.announced and multiprotocol.needs_reach(update.family, attributes):
+        block = multiprotocol.pack_reach(update.family, attributes, update.announced) + block
     if update.family is Family.IPV4:
-        withdrawn, announced = nlri.joined(update.withdrawn), nlri.joined(update.announced)
-    else:  # RFC 7606 section 5.1: first in the block
-        if attributes is not None and update.announced:
-            block = multiprotocol.pack_reach(update.family, attributes, update.announced) + block
-        if update.withdrawn or not update.announced:
-            block = multiprotocol.pack_unreach(update.family, update.withdrawn) + block
+        withdrawn = nlri.joined(update.withdrawn)
+        if attributes is None or not multiprotocol.needs_reach(update.family, attributes):
+            announced = nlri.joined(update.announced)
+    elif update.withdrawn or not update.announced:
+        block = multiprotocol.pack_unreach(update.family, update.withdrawn) + block
     fields = struct.pack("!H", len(withdrawn)) + withdrawn + struct.pack("!H", len(block)) + block
     return fields + announced
 

@@ -85,6 +85,38 @@ def two_namespaces() -> Iterator[Far]:
         os.close(home)
 
 
+@contextmanager
+def cable(own: str, theirs: str, *behind: str) -> Iterator[Far]:
+    """Move this thread into a new namespace and join it to another by a cable without addresses but link-local ones.
+
+    Both have an address on their loopback, and the other one those of hosts behind it.
+    """
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    assert _libc.unshare(CLONE_NEWNET) == 0
+    holder = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        far = Far(holder.pid)
+        _ip("link", "set", "lo", "up")
+        _ip("address", "add", f"{own}/32", "dev", "lo")
+        far.run("ip", "link", "set", "lo", "up")
+        for address in (theirs, *behind):
+            far.run("ip", "address", "add", address, "dev", "lo", *_at_once(address))
+        far.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_forward=1")
+        _ip("link", "add", "near0", "type", "veth", "peer", "name", "far0", "netns", str(holder.pid))
+        _ip("link", "set", "near0", "up")
+        far.run("ip", "link", "set", "far0", "up")
+        yield far
+    finally:
+        holder.kill()
+        holder.communicate()
+        assert _libc.setns(home, CLONE_NEWNET) == 0
+        os.close(home)
+
+
 class Output:
     """A running command's lines, to be waited for."""
 

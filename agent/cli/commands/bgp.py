@@ -71,6 +71,14 @@ examples:
 A disabled peer is told so with the text (RFC 9003) and has no session; its routes go on both sides. It stays disabled
 when the agent or the machine restarts, and is a trouble (tortie node status) until it is enabled.
 """
+UPLINKS_EXAMPLES = """\
+examples:
+  tortie bgp uplinks
+  tortie bgp uplinks -o json
+
+An uplink is a cable to a router that is found on the wire ([[bgp.uplink]] in agent.toml). FOUND BY says which signs
+of a router there are; WHY NOT, why there is no session; OTHERS, who else looks like a router there.
+"""
 LEFT_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
@@ -81,6 +89,8 @@ def add_parsers(subparsers: Any) -> None:
     peers = add_command(verbs, "peers", "all peers, or one in full", run_bgp_peers, PEERS_EXAMPLES)
     peers.add_argument("name", nargs="?", metavar="NAME", help="a node, a BGPPeer or an address")
     add_output(peers)
+    uplinks = add_command(verbs, "uplinks", "routers found on the wire", run_bgp_uplinks, UPLINKS_EXAMPLES)
+    add_output(uplinks)
     routes = add_command(verbs, "routes", "paths and their reasons", run_bgp_routes, ROUTES_EXAMPLES)
     routes.add_argument("prefix", nargs="?", metavar="PREFIX", help="a network, or an address inside it")
     side = routes.add_mutually_exclusive_group()
@@ -175,7 +185,12 @@ PEER_COLUMNS = {
 def peers_table(peers: list[dict[str, Any]]) -> str:
     """The table of all peers."""
     rows = [
-        {**peer, "since": moment(peer["since"]), "bfd": (peer.get("bfd") or {}).get("state", "-")}
+        {
+            **peer,
+            "since": moment(peer["since"]),
+            "asn": peer["asn"] or "external",
+            "bfd": (peer.get("bfd") or {}).get("state", "-"),
+        }
         for peer in peers
     ]
     # Where no peer has BFD there is no column of it.
@@ -187,13 +202,41 @@ def peers_table(peers: list[dict[str, Any]]) -> str:
     return columns(tuple(shown), [[row[key] for key in shown.values()] for row in rows])
 
 
+def run_bgp_uplinks(arguments: argparse.Namespace) -> None:
+    """`tortie bgp uplinks`."""
+    print_answer(ask_agent(arguments, "uplinks"), arguments.output, uplinks_table)
+
+
+UPLINK_COLUMNS = ("INTERFACE", "AS", "ROUTER", "FOUND BY", "FOUND", "STATE", "WHY NOT", "OTHERS")
+
+
+def uplinks_table(uplinks: list[dict[str, Any]]) -> str:
+    """The table of all uplinks."""
+    rows = [
+        (
+            one["interface"],
+            one["as"] or "-",
+            one["router"] or "-",
+            ", ".join(one["found_by"]) or "-",
+            f"{one['found_seconds']:.0f} s ago" if one["found_seconds"] is not None else "-",
+            one["state"] or "-",
+            one["why_not"] or "-",
+            " ".join(one["others"]) or "-",
+        )
+        for one in uplinks
+    ]
+    if not rows:
+        return "no uplink is configured: see [[bgp.uplink]] in docs/configuration.md"
+    return columns(UPLINK_COLUMNS, rows)
+
+
 def in_full(peer: dict[str, Any]) -> str:
     """Everything about one peer, in lines."""
     hold = peer["hold_seconds"]
     resource = f", BGPPeer {peer['resource']}" if peer["resource"] else ""
     since = f" since {moment(peer['since'])}" if peer["since"] else ""
     lines = [
-        f"peer          {peer['address']} port {peer['port']}, {peer['description']}, AS {peer['asn']}",
+        f"peer          {peer['address']} port {peer['port']}, {peer['description']}, AS {peer['asn'] or 'external'}",
         f"type          {peer['type']}{resource}",
         f"state         {peer['state']}{since}",
         f"router id     {peer['router_id'] or '-'}",

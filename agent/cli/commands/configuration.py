@@ -52,10 +52,10 @@ def run_config_check(arguments: argparse.Namespace) -> None:
 
 def run_config_show(arguments: argparse.Namespace) -> None:
     """`tortie config show`."""
+    import msgspec
 
-    rows = [
-        {"key": row.key, "value": row.value, "origin": row.origin} for row in settings(arguments).settings()
-    ]
+    found = settings(arguments).settings()
+    rows = [{"key": row.key, "value": msgspec.to_builtins(row.value), "origin": row.origin} for row in found]
     print_answer(rows, arguments.output, settings_table)
 
 

@@ -58,7 +58,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "host/journal": ("journalctl", "--no-pager", "-n", str(JOURNAL_LINES), "-u", "tortie-agent.service"),
 }
 """Fixed words, run without a shell."""
-QUESTIONS = ("status", "config", "addresses", "peers", "routes", "table", "plan")
+QUESTIONS = ("status", "config", "addresses", "peers", "uplinks", "routes", "table", "plan")
 """What the agent is asked."""
 FILES = (Path("/etc/tortie"), Path("/etc/cni/net.d"))
 MOST_SECRETS = 1000

@@ -22,7 +22,7 @@ from agent.datastore.storage_layout import key_of
 from agent.memo import Memo
 from agent.netlink.objects import Address, Link, RouteKey
 from bgp.rib.multipath import NextHops
-from bgp.wire.families import Prefix
+from bgp.wire.families import Prefix, without_zone
 from ipam.model import NodeName, Pool
 
 
@@ -213,7 +213,7 @@ def bgp_speakers(
     for spec in peers.values():
         with suppress(ValueError):
             peer = peer_address(spec.peer_ip or "")
-            found.add((peer.address, peer.port or DEFAULT_PORT))
+            found.add((without_zone(peer.address), peer.port or DEFAULT_PORT))
     return frozenset(found)
 
 

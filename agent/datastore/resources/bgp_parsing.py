@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from bgp.wire.families import zone_of
 from ipam.model import Address
 
 Community = int | bytes
@@ -21,6 +22,11 @@ _DURATION = re.compile(rf"\+?(?:0|(?:(?:{_AMOUNT})(?:{_UNIT}))+)")
 _PART = re.compile(rf"({_AMOUNT})({_UNIT})")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 LONGEST_TEXT = 64
+_INTERFACE = re.compile(r"[^\s/%:\x00-\x1f\x7f]{1,15}")
+"""A name as the kernel takes it (net/core/dev.c, dev_valid_name), without what would end it in other texts."""
+WORKLOADS = "cali"
+"""What the names of the host's sides of pods begin with."""
+TUNNELS = frozenset({"tunl0", "vxlan.calico", "vxlan-v6.calico"})
 
 
 def seconds(text: str) -> float:
@@ -53,7 +59,10 @@ class PeerAddress:
 
 
 def peer_address(text: str) -> PeerAddress:
-    """`10.0.0.1`, `10.0.0.1:1790`, `fd00::1` or `[fd00::1]:1790`."""
+    """`10.0.0.1`, `10.0.0.1:1790`, `fd00::1`, `[fd00::1]:1790`, `fe80::1%eth1` or `[fe80::1%eth1]:179`.
+
+    A link-local address means nothing without its interface, and another one nothing more with it (RFC 4007).
+    """
     host, port = text, ""
     if text.startswith("["):
         host, _, port = text[1:].partition("]")
@@ -65,8 +74,26 @@ def peer_address(text: str) -> PeerAddress:
         number = int(port) if port else None
         if number is not None and not (_NUMBER.fullmatch(port) and 0 < number <= 65535):
             raise ValueError
-        return PeerAddress(ip_address(host), number)
+        found = PeerAddress(ip_address(host), number)
     except ValueError:
         raise ValueError(
             f"{text[:LONGEST_TEXT]!r} is not an address, such as 10.0.0.1, 10.0.0.1:1790 or [fd00::1]:1790"
         ) from None
+    _check_zone(found.address)
+    return found
+
+
+def _check_zone(address: Address) -> None:
+    zone = zone_of(address)
+    if not zone and address.version == 6 and address.is_link_local:
+        raise ValueError(f"{address} is link-local: name its interface, as in {address}%eth1")
+    if zone and not address.is_link_local:
+        raise ValueError(
+            f"{address}: only a link-local address has an interface; leave %{zone[:LONGEST_TEXT]} out"
+        )
+    if zone and not _INTERFACE.fullmatch(zone):
+        raise ValueError(f"{zone[:LONGEST_TEXT]!r} is no interface's name")
+    if zone.startswith(WORKLOADS) or zone in TUNNELS or zone == "lo":
+        raise ValueError(
+            f"{zone} leads to this node's pods, or through a tunnel: no router is a neighbour there"
+        )

@@ -174,8 +174,8 @@ def _errors_of_a_nodes_own(spec: BGPConfigurationSpec) -> Iterator[str]:
 def _peer_errors(spec: BGPPeerSpec) -> Iterator[str]:
     if spec.node is not None:
         yield from name_error("spec.node", spec.node)
-    for field, text in (("peerIP", spec.peer_ip), ("reachableBy", spec.reachable_by)):
-        if "%" in (text or ""):
-            yield f"spec.{field}: {text!r} has a scope, and a scope is one node's own; leave it out"
+    # Calico refuses a scope in peerIP as well; here it is how a peer on a link without other addresses is named.
+    if "%" in (spec.reachable_by or ""):
+        yield f"spec.reachableBy: {spec.reachable_by!r} has a scope, and a scope is one node's own; leave it out"
     for index, name in enumerate(spec.filters or ()):
         yield from name_error(f"spec.filters[{index}]", name)

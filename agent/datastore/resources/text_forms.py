@@ -101,12 +101,19 @@ def _interface(text: str) -> str:
     return text_of(ip_interface(f"{text_of(address)}/{length if slash else address.max_prefixlen}"))
 
 
+def _zoned(text: str) -> Address | None:
+    """A link-local address with its interface: a peer's, on one link."""
+    found = ip_address(text.strip())
+    return found if found.version == 6 and found.is_link_local and found.scope_id else None
+
+
 def _peer(text: str) -> str:
     bare = text.strip()
     found = _PEER.fullmatch(bare)
     if found is None:
-        return text_of(_plain(bare))
-    address = _plain(found["long"] if found["short"] is None else found["short"])
+        return text_of(_zoned(bare) or _plain(bare))
+    bare = found["long"] if found["short"] is None else found["short"]
+    address = _zoned(bare) or _plain(bare)
     port = int(found["port"][1:]) if found["port"] else None
     if port is None:
         return text_of(address)
@@ -131,7 +138,7 @@ address = _of_text(lambda text: text_of(_plain(text)))
 interface = _of_text(_interface)
 """An address with the length of its subnet; without one it is alone in it."""
 peer = _of_text(_peer)
-"""An address, perhaps with a port: `10.0.0.1:1790`, `[fd00::1]:1790`."""
+"""An address, perhaps with a port: `10.0.0.1:1790`, `[fd00::1]:1790`, `fe80::1%eth1`."""
 mac = _of_text(_mac)
 """Six octets, with colons and in lower case."""
 log_level = _of_text(lambda text: text.capitalize() if text.capitalize() in LOG_LEVELS else text)

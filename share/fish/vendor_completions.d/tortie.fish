@@ -50,7 +50,7 @@ function _shtab_tortie_using
   test "$_shtab_tortie_cmdpath" = "$argv"
 end
 
-set -g _shtab_tortie_commands get create apply replace delete validate patch label datastore 'datastore migrate' 'datastore migrate lock' 'datastore migrate unlock' node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node return-to-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' 'bgp refresh' 'bgp reset' 'bgp disable' 'bgp enable' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
+set -g _shtab_tortie_commands get create apply replace delete validate patch label datastore 'datastore migrate' 'datastore migrate lock' 'datastore migrate unlock' node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node return-to-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp uplinks' 'bgp routes' 'bgp refresh' 'bgp reset' 'bgp disable' 'bgp enable' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
 set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --from --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
 
 complete -c tortie -e
@@ -164,6 +164,9 @@ complete -c tortie -n '_shtab_tortie_using bgp' -s h -l help -d 'show this help 
 complete -c tortie -n '_shtab_tortie_using bgp; and test $_shtab_tortie_npos -eq 0' -a peers -d 'all peers, or one in full'
 complete -c tortie -n '_shtab_tortie_using bgp peers' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using bgp peers' -s o -l output -xka "table json yaml" -d output
+complete -c tortie -n '_shtab_tortie_using bgp; and test $_shtab_tortie_npos -eq 0' -a uplinks -d 'routers found on the wire'
+complete -c tortie -n '_shtab_tortie_using bgp uplinks' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using bgp uplinks' -s o -l output -xka "table json yaml" -d output
 complete -c tortie -n '_shtab_tortie_using bgp; and test $_shtab_tortie_npos -eq 0' -a routes -d 'paths and their reasons'
 complete -c tortie -n '_shtab_tortie_using bgp routes' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using bgp routes' -l received -x -d 'the paths it advertised, and what became of each'

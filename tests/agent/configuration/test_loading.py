@@ -53,6 +53,28 @@ def test_our_own_environment_goes_before_calicos() -> None:
             "workloads.peers: unexpected '=' at character 6; write a selector such as "
             "projectcalico.org/namespace == 'routers'",
         ),
+        (
+            "[[bgp.uplink]]\ninterface = 'eth*'\nas = 'other'",
+            "bgp.uplink: table 1: as: 'other' is none of external",
+        ),
+        ("[[bgp.uplink]]\ninterface = 'eth*'\nas = 0", "bgp.uplink: table 1: as: 0 is none of external"),
+        ("[[bgp.uplink]]\nas = 'internal'", "bgp.uplink: table 1: interface: '' is no interface's name"),
+        (
+            "[[bgp.uplink]]\ninterface = 'cali*'",
+            "bgp.uplink: table 1: interface: 'cali*' names what leads to pods",
+        ),
+        ("[[bgp.uplink]]\ninterface = 'lo'", "bgp.uplink: table 1: interface: 'lo' names what leads to pods"),
+        (
+            "[[bgp.uplink]]\ninterface = 'eth1'\nsecret = '../x'",
+            "bgp.uplink: table 1: secret: '../x' must be NAME/KEY",
+        ),
+        (
+            "[[bgp.uplink]]\ninterface = 'eth1'\nhold_seconds = 2",
+            "bgp.uplink: table 1: hold_seconds: must be 0",
+        ),
+        ("[[bgp.uplink]]\ninterface = 'eth1'\nport = 0", "bgp.uplink: table 1: port: must be 1 to 65535"),
+        ("[[bgp.uplink]]\ninterfaces = 'eth1'", "unknown key; did you mean interface?"),
+        ("[[bgp.uplink]]\nremote_as = 1", "unknown key"),
         ("[bgp]\nhold_seconds = 2", "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)"),
         (
             "[kernel]\nresilient_groups = true",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.configuration.config import UplinkSettings
 from tests.fixtures.namespace import fresh_namespace, ip
-from tests.scenes.bgp.controllers import BgpNode, bgp_nodes, document
+from tests.scenes.bgp.controllers import PORT, BgpNode, bgp_nodes, document
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,3 +52,59 @@ async def test_a_node_of_one_family_peers_in_that_family_alone(tmp_path: Path) -
         await world.until(lambda: set(six.sessions()) == {one.address6, two.address6})
         await world.until(lambda: len(six.bgp.learned) == 2)
         assert six.next_hops() == {str(node.block6): node.address6 for node in (one, two)}
+
+
+def peer_on(node: BgpNode, address: str) -> dict[str, object]:
+    """A BGPPeer of one node with what is at an address of a link."""
+    return document("BGPPeer", f"link-{node.name}", node=node.name, peerIP=address, asNumber=64512)
+
+
+def cable() -> None:
+    Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
+    ip("link add near1 type veth peer name far1")
+    for end, address in (("near1", "fe80::1"), ("far1", "fe80::2")):
+        Path(f"/proc/sys/net/ipv6/conf/{end}/addr_gen_mode").write_text("1")
+        Path(f"/proc/sys/net/ipv6/conf/{end}/forwarding").write_text("1")
+        ip(f"link set {end} up")
+        ip(f"address add {address}/64 dev {end} nodad")
+
+
+async def test_bgppeers_on_a_link_have_a_session_of_both_families_and_next_hops_there(tmp_path: Path) -> None:
+    cable()
+    async with bgp_nodes(2, tmp_path) as world:
+        one, two = world.nodes
+        world.put(document("BGPConfiguration", "default", listenPort=PORT, nodeToNodeMeshEnabled=False))
+        world.put(peer_on(one, f"[fe80::2%near1]:{PORT}"))
+        world.put(peer_on(two, f"[fe80::1%far1]:{PORT}"))
+        await world.until(lambda: set(one.sessions()) == {"fe80::2%near1"})
+        await world.until(lambda: set(two.sessions()) == {"fe80::1%far1"})
+        await world.until(lambda: str(two.block) in one.next_hops())
+        assert one.next_hops()[str(two.block)] == "fe80::2%near1"
+    ip("link del near1")
+
+
+async def test_a_router_found_on_an_uplink_is_a_peer_and_it_is_shown_how_it_was_found(tmp_path: Path) -> None:
+    cable()
+    async with bgp_nodes(2, tmp_path) as world:
+        one, two = world.nodes
+        world.put(document("BGPConfiguration", "default", listenPort=PORT, nodeToNodeMeshEnabled=False))
+        world.put(peer_on(two, f"[fe80::1%far1]:{PORT}"))
+        await one.bgp.close()
+        one.bgp = one.new_controller(
+            uplink=[UplinkSettings(interface="near*", remote_as="internal", port=PORT)]
+        )
+        looking = asyncio.create_task(one.bgp.uplinks.run())
+        try:
+            one.reconcile()
+            await world.until(lambda: set(one.sessions()) == {"fe80::2%near1"})
+            await world.until(lambda: str(two.block) in one.next_hops())
+            (row,) = one.bgp.uplinks.report()
+            assert (row["interface"], row["router"], row["state"], row["why_not"]) == (
+                *("near1", "fe80::2%near1", "Established", ""),
+            )
+            assert list(one.bgp.session_troubles()) == []
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            await one.bgp.close()
+    ip("link del near1")

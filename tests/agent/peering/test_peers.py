@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 import msgspec
 import pytest
 
+from agent.configuration.config import UplinkSettings
 from agent.datastore.resources.resource_types import LARGEST_TTL, LARGEST_TTL_ANNOTATION, Metadata, Node
-from agent.peering.peers import PeeringInputs, PeerKind, desired_peers
+from agent.peering.peers import PeeringInputs, PeerKind, desired_peers, required_passwords
+from agent.peering.uplink_peers import UplinkPeer
+from bgp.wire.families import Family
 from tests.scenes.bgp.peerings import (
     NO_MESH,
     REFLECTOR,
@@ -270,3 +274,62 @@ def test_ttl_255_is_demanded_of_nodes_of_the_mesh_that_are_near_and_send_it(
 ) -> None:
     peer = one(desired_peers(given), address)
     assert (peer.config.ttl_security_hops, peer.no_ttl_security) == (hops, why)
+
+
+ON_LINK = {"peerIP": "fe80::1%eth1", "asNumber": 65001}
+
+
+@pytest.mark.parametrize("me", [C, A], ids=["IPv4 alone", "both families"])
+def test_a_peer_on_a_link_needs_no_address_of_ours_and_carries_both_families(me: Node) -> None:
+    found = desired_peers(inputs(me, me=me.metadata.name, peers={"tor": ON_LINK}, configured=NO_MESH))
+    assert found.troubles == ()
+    config = one(found, "fe80::1%eth1").config
+    assert (config.asn, config.families, config.local_address) == (65001, frozenset(Family), None)
+
+
+def test_one_address_on_two_links_is_two_peers() -> None:
+    peers = {"one": ON_LINK, "two": {**ON_LINK, "peerIP": "[fe80::1%eth2]:1790"}}
+    found = desired_peers(inputs(A, peers=peers, configured=NO_MESH))
+    assert addresses(found) == ["fe80::1%eth1", "fe80::1%eth2"]
+    assert one(found, "fe80::1%eth2").config.port == 1790
+
+
+ROUTER = IPv6Address("fe80::9%eth1")
+UPLINKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"asn": None, "hold_seconds": 90, "port": 179, "description": "uplink eth1", "password": ""}),
+    ({"remote_as": "internal"}, {"asn": 64512}),
+    ({"remote_as": 65007}, {"asn": 65007}),
+    ({"hold_seconds": 9, "keepalive_seconds": 1}, {"hold_seconds": 9, "keepalive_seconds": 1}),
+    ({"ttl_security": True}, {"ttl_security_hops": 1}),
+    ({"secret": "bgp/k"}, {"password": "pw"}),
+    ({"port": 1790}, {"port": 1790}),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), UPLINKS)
+def test_a_router_found_on_an_uplink_is_a_peer_as_its_settings_say(
+    settings: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    uplink = UplinkPeer(ROUTER, UplinkSettings(interface="eth*", filters=["f"], **settings))
+    found = desired_peers(
+        inputs(A, configured=NO_MESH, uplinks=(uplink,), passwords={("bgp", "k"): "pw"})
+    ).peers[ROUTER]
+    assert (found.kind, found.filters) == (PeerKind.UPLINK, ("f",))
+    assert {name: getattr(found.config, name) for name in expected} == expected
+
+
+def test_without_its_password_an_uplink_has_no_peer_and_the_trouble_says_why() -> None:
+    uplink = UplinkPeer(ROUTER, UplinkSettings(interface="eth*", secret="bgp/k"))
+    given = inputs(A, configured=NO_MESH, uplinks=(uplink,))
+    assert required_passwords(given) == {("bgp", "k")}
+    found = desired_peers(given)
+    assert (dict(found.peers), found.troubles) == (
+        {},
+        ("uplink eth1: router fe80::9%eth1: the secret bgp/k does not exist",),
+    )
+
+
+def test_a_bgppeer_goes_before_what_was_found_on_its_link() -> None:
+    uplink = UplinkPeer(IPv6Address("fe80::1%eth1"), UplinkSettings(interface="eth*"))
+    found = desired_peers(inputs(A, peers={"tor": ON_LINK}, configured=NO_MESH, uplinks=(uplink,)))
+    assert one(found, "fe80::1%eth1").resource == "tor"

@@ -135,6 +135,11 @@ NONE = Capabilities(families=frozenset())
 CAPABILITIES: list[tuple[CapabilityCode, Capabilities, str]] = [
     (C.MULTIPROTOCOL, Capabilities(families=frozenset(Family)), "010400010001" + "010400020001"),
     (C.ROUTE_REFRESH, Capabilities(route_refresh=True), "010400010001" + "0200"),
+    (
+        C.EXTENDED_NEXT_HOP,
+        Capabilities(ipv6_next_hops=frozenset({Family.IPV4})),
+        "010400010001" + "0506" + "000100010002",
+    ),
     (C.EXTENDED_MESSAGE, Capabilities(extended_message=True), "010400010001" + "0600"),
     (
         C.GRACEFUL_RESTART,

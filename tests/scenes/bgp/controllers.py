@@ -53,13 +53,17 @@ class BgpNode:
         """What it believes of the mesh, and of peers that a BGPPeer names."""
         self.changed = asyncio.Event()
         self.state = StateCache(self.name)
-        state = directory / f"state-{number}"
-        state.mkdir(exist_ok=True)
-        self.bgp = BgpController(
+        self._directory, self._drained = directory, directory / f"state-{number}"
+        self._drained.mkdir(exist_ok=True)
+        self.bgp = self.new_controller(**settings)
+
+    def new_controller(self, **settings: Any) -> BgpController:
+        """One with other settings, to take the place of a controller that has not begun or is closed."""
+        return BgpController(
             BgpSettings(hold_seconds=9, **settings),
-            PasswordFiles(directory),
-            DrainFile(state),
-            DisabledPeers(state),
+            PasswordFiles(self._directory),
+            DrainFile(self._drained),
+            DisabledPeers(self._drained),
             SystemClock(),
             self.changed.set,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from itertools import permutations
 
 import pytest
@@ -303,9 +303,34 @@ def test_several_next_hops_out_of_reach_have_no_route_and_the_reason_of_the_firs
     hops = NextHopSet.of({address("192.0.2.1"): 1, address("192.0.2.2"): 1})
     given = facts(pool(), bgp_nexthops={prefix: hops})
     assert list(learned_routes(given, given.bgp_nexthops.items(), without)) == []
-    assert without == {
-        RouteKey(prefix): NoRoute(address("192.0.2.1"), "no route of this host leads there")
-    }
+    assert without == {RouteKey(prefix): NoRoute(address("192.0.2.1"), "no route of this host leads there")}
+
+
+ON_LINK = IPv6Address("fe80::9%eth0")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(
+            pool(), ["192.168.77.0/26 via inet6 fe80::9 dev eth0 proto bird"], id="no encapsulation"
+        ),
+        pytest.param(pool(ipip=ALWAYS), [], id="an IPv4 tunnel has no IPv6 end"),
+        pytest.param(pool(ipip=CROSS), [], id="nor where it spares a subnet"),
+        pytest.param(pool(vxlan=ALWAYS), [], id="nor has VXLAN"),
+    ],
+)
+def test_ipv4_goes_by_a_link_local_next_hop_on_the_link_that_its_zone_names(
+    given: Pool, expected: list[str]
+) -> None:
+    hops = {network("192.168.77.0/26"): ON_LINK}
+    assert lines(facts(given, bgp_nexthops=hops, endpoints=(), block_owners={})) == expected
+
+
+@pytest.mark.parametrize("zone", ["%eth7", ""], ids=["no such link", "no zone"])
+def test_a_link_local_next_hop_on_no_link_of_this_node_is_out_of_reach(zone: str) -> None:
+    hops = {network("0.0.0.0/0"): IPv6Address(f"fe80::9{zone}")}
+    assert lines(facts(pool(), bgp_nexthops=hops, endpoints=(), block_owners={})) == []
 
 
 def test_learned_routes_into_the_networks_of_services_stay_out_of_the_kernel() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -366,12 +367,35 @@ def test_what_is_no_community_is_refused(said: str) -> None:
         ("fd00::1", "fd00::1", None),
         ("[fd00::1]:1790", "fd00::1", 1790),
         ("[fd00::1]", "fd00::1", None),
+        ("fe80::1%eth1", "fe80::1%eth1", None),
+        ("[fe80::1%eth1]:179", "fe80::1%eth1", 179),
+        ("fe80::1%enp0s31f6.100", "fe80::1%enp0s31f6.100", None),
     ],
 )
 def test_a_peers_address_may_have_a_port(said: str, address: str, port: int | None) -> None:
     found = peer_address(said)
     assert (str(found.address), found.port) == (address, port)
     assert isinstance(found, PeerAddress)
+
+
+ZONES = {
+    "fe80::1": "fe80::1 is link-local: name its interface, as in fe80::1%eth1",
+    "[fe80::1]:179": "is link-local: name its interface",
+    "fd00::1%eth1": "only a link-local address has an interface; leave %eth1 out",
+    "fe80::1%" + "x" * 16: "is no interface's name",
+    "fe80::1%a b": "is no interface's name",
+    "fe80::1%a/b": "is not an address",
+    "fe80::1%cali123": "leads to this node's pods",
+    "fe80::1%tunl0": "through a tunnel",
+    "fe80::1%vxlan.calico": "through a tunnel",
+    "fe80::1%lo": "no router is a neighbour there",
+}
+
+
+@pytest.mark.parametrize("said", ZONES)
+def test_a_link_local_peer_has_an_interface_that_leads_to_a_router_and_no_other_has_one(said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(ZONES[said])):
+        peer_address(said)
 
 
 @pytest.mark.parametrize(

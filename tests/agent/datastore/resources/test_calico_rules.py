@@ -132,7 +132,7 @@ CASES: list[Case] = [
     ("BGPPeer", "p", {**PEER, "node": "n1.site"}, ""),
     ("BGPPeer", "p", {**PEER, "node": "N1"}, "spec.node: "),
     ("BGPPeer", "p", {**PEER, "filters": ["f", "a.b"]}, ""),
-    ("BGPPeer", "p", {**PEER, "peerIP": "fe80::1%eth0"}, "spec.peerIP: 'fe80::1%eth0' has a scope"),
+    ("BGPPeer", "p", {**PEER, "peerIP": "fe80::1%eth0"}, ""),
     ("BGPPeer", "p", {**PEER, "peerIP": "fd00::1", "reachableBy": "fe80::1%eth0"}, "spec.reachableBy: "),
     ("BGPPeer", "p", {**PEER, "filters": ["f", "F"]}, "spec.filters[1]: "),
     ("BGPPeer", "p", {**PEER, "filters": [None]}, "spec.filters[0]: "),
