@@ -182,9 +182,8 @@ class Agent:
         )
 
     def _new_syncer(self, *, contents: bool) -> Syncer:
-        return Syncer(
-            self._store, self._state, self._state_changed, contents=contents, forget=self._went_back
-        )
+        store, state, forget = self._store, self._state, self._went_back
+        return Syncer(store, state, self._state_changed, contents=contents, forget=forget)
 
     def _new_desired(self, settings: FactSettings) -> DesiredStateBuilder:
         datastore, silent = self._datastore, self._silent
@@ -423,9 +422,8 @@ class Agent:
         self._reconciler.trigger_soon()
 
     async def _wait_for_routes(self, addresses: Iterable[Address], timeout: float) -> None:
-        await self._reconciler.wait_for_routes(
-            [RouteKey(ip_network(address)) for address in addresses], timeout
-        )
+        keys = [RouteKey(ip_network(address)) for address in addresses]
+        await self._reconciler.wait_for_routes(keys, timeout)
 
     def _answers(self) -> control.Answers:
         bgp, facts = self._bgp, self._desired.facts

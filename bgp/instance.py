@@ -226,11 +226,6 @@ class Instance:
         if (peer := self.peers.get(address)) is not None:
             self._work(peer, partial(bfd_changed, peer, now, up=up, independent=independent), now)
 
-    def call_now(self, address: Address, now: float) -> None:
-        """Call a peer that has no connection at once, however long the next attempt would have waited."""
-        if (peer := self.peers.get(address)) is not None:
-            self._work(peer, partial(peer.call_now, now), now)
-
     def probed(self, connection: Connection, now: float) -> None:
         """The other end's kernel has acknowledged what was sent on a connection before its Probe."""
         if (peer := self._peer(connection)) is not None:

@@ -202,10 +202,6 @@ class Peer:
                 self.connect_retry.schedule(now)
         return []
 
-    def call_now(self, now: float) -> list[Output]:
-        """What kept the other end from answering is over, such as a cable that was out: call it at once."""
-        return self.connect_retry.begin_anew(now) if not self._sessions else []
-
     def received(self, connection: Connection, data: bytes, now: float) -> list[Output]:
         """Octets arrived."""
         session = self._sessions.get(connection)

@@ -83,3 +83,9 @@ def bfd_changed(peer: Peer, now: float, *, up: bool, independent: bool) -> list[
     peer.last_error = why = "BFD: the way to the peer has failed"
     ended = peer.end_all(lambda session: session.cease(Cease.BFD_DOWN, why), now)
     return ended + peer.adj_ribs_in.withdraw_all()
+
+
+def call_now(peer: Peer, now: float) -> list[Output]:
+    """What kept the other end from answering is over, such as a cable that was out: call it at once."""
+    is_alone = peer.state in (State.ACTIVE, State.CONNECT)
+    return peer.connect_retry.begin_anew(now) if is_alone else []

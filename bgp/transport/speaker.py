@@ -121,7 +121,9 @@ class Speaker:
 
     def call_now(self, address: Address) -> None:
         """The way to a peer is there again: call it at once, unless there is a session."""
-        self.instance.call_now(address, self._clock.now())
+        now = self._clock.now()
+        with suppress(ValueError):  # it has just gone
+            self.instance.on_demand(address, lambda one: renewal.call_now(one, now), now)
         self._schedule()
 
     def announce(self, prefixes: Collection[Prefix] | Mapping[_Prefixes, Origination]) -> None:
