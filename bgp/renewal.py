@@ -11,6 +11,7 @@ from bgp.events import Output, Send
 from bgp.peer import Peer
 from bgp.peer_config import PeerConfig
 from bgp.peer_status import why_down
+from bgp.session.fsm import State
 from bgp.session.session import Down, Session
 from bgp.wire.families import UNICAST
 from bgp.wire.iana import Cease, Error
