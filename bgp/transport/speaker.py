@@ -122,7 +122,7 @@ class Speaker:
     def call_now(self, address: Address) -> None:
         """The way to a peer is there again: call it at once, unless there is a session."""
         now = self._clock.now()
-        with suppress(ValueError):  # it has just gone
+        with suppress(KeyError):  # it has just gone
             self.instance.on_demand(address, lambda one: renewal.call_now(one, now), now)
         self._schedule()
 
