@@ -118,7 +118,7 @@ async def test_who_calls_from_the_wrong_link_is_nobody() -> None:
     near = Running(1, peer(f"{FAR}%a1", passive=True))
     far = Running(2, peer(f"{NEAR}%b2"))
     async with running(near, far):
-        await until(lambda: bool(far.errors()[f"{NEAR}%b2"]), near, far)
+        await until(lambda: far.errors()[f"{NEAR}%b2"] not in ("", "it was not called yet"), near, far)
         assert near.states() == {f"{FAR}%a1": State.ACTIVE}
 
 
@@ -126,7 +126,6 @@ async def test_a_link_that_is_not_there_yet_is_listened_on_when_it_comes() -> No
     near = Running(1, peer(f"{FAR}%c1", passive=True))
     far = Running(2)
     async with running(near, far):
-        assert near.errors() == {f"{FAR}%c1": ""}
         ip("link add c1 type veth peer name c2")
         for end, address in ((1, NEAR), (2, FAR)):
             ip(f"link set c{end} up")
@@ -139,8 +138,7 @@ async def test_a_link_that_is_not_there_yet_is_listened_on_when_it_comes() -> No
 async def test_a_peer_on_an_interface_that_is_not_there_says_so() -> None:
     near = Running(1, peer(f"{FAR}%none0"))
     async with running(near):
-        await until(lambda: bool(near.errors()[f"{FAR}%none0"]), near)
-        assert near.errors() == {f"{FAR}%none0": "there is no interface none0"}
+        await until(lambda: "there is no interface none0" in near.errors()[f"{FAR}%none0"], near)
 
 
 async def test_a_link_s_socket_stands_beside_one_for_all_addresses() -> None:
