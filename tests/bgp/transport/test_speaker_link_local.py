@@ -138,7 +138,7 @@ async def test_a_link_that_is_not_there_yet_is_listened_on_when_it_comes() -> No
 async def test_a_peer_on_an_interface_that_is_not_there_says_so() -> None:
     near = Running(1, peer(f"{FAR}%none0"))
     async with running(near):
-        await until(lambda: "there is no interface none0" in near.errors()[f"{FAR}%none0"], near)
+        await until(lambda: "No such device" in near.errors()[f"{FAR}%none0"], near)
 
 
 async def test_a_link_s_socket_stands_beside_one_for_all_addresses() -> None:
