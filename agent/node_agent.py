@@ -51,7 +51,7 @@ from agent.node.machine import machine_id, machine_life
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
 from agent.parts import Parts
-from agent.peering.bfd_client import BfdClient
+from agent.peering.bfd.bfd_client import BfdClient
 from agent.peering.bgp_controller import BgpController
 from agent.peering.disabled_peers import DisabledPeers
 from agent.peering.drain import DrainFile

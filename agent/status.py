@@ -38,7 +38,7 @@ from agent.netlink.objects import Address, AddressFlag
 from agent.node.limits_watch import LimitsWatch
 from agent.node.node_resource import NodeResource
 from agent.parts import Parts
-from agent.peering.bfd_client import BfdClient
+from agent.peering.bfd.bfd_client import BfdClient
 from agent.peering.bgp_controller import BgpController
 from agent.service.readiness import PATIENCE_SECONDS, Readiness, why_not_ready
 from agent.service.settings_reload import SettingsReload

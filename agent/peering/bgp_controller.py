@@ -22,7 +22,7 @@ from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import StateCache
 from agent.memo import Memo
 from agent.netlink.objects import Address, Link, Route, RouteKey
-from agent.peering.bfd_sessions import NO_SESSIONS, BfdSessions, bfd_sessions
+from agent.peering.bfd.bfd_sessions import NO_SESSIONS, BfdSessions, bfd_sessions
 from agent.peering.disabled_peers import FILE_NAME, DisabledPeers
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peering.looking_glass_api import LookingGlass

@@ -11,8 +11,8 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.netlink.objects import Address
-from agent.peering.bfd_client import BfdClient
-from agent.peering.bfd_sessions import NO_SESSIONS, BfdSessions
+from agent.peering.bfd.bfd_client import BfdClient
+from agent.peering.bfd.bfd_sessions import NO_SESSIONS, BfdSessions
 from bgp.bfd.door import Desired, DesiredSession, Report, SessionKey, SessionReport, encode, read_desired
 
 PEER = ip_address("10.0.0.254")

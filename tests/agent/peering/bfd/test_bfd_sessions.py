@@ -9,7 +9,13 @@ import pytest
 
 from agent.configuration.config import BfdSettings
 from agent.netlink.objects import Address, Link
-from agent.peering.bfd_sessions import COMING_UP_SECONDS, LEAST_TTL, BfdSessions, bfd_sessions, bfd_troubles
+from agent.peering.bfd.bfd_sessions import (
+    COMING_UP_SECONDS,
+    LEAST_TTL,
+    BfdSessions,
+    bfd_sessions,
+    bfd_troubles,
+)
 from agent.peering.peers import DesiredPeer, PeerKind, desired_peers
 from bgp.bfd.door import MOST_SESSIONS, DesiredSession, SessionKey, SessionReport
 from bgp.peer_config import PeerConfig

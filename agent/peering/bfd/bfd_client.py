@@ -22,7 +22,7 @@ import structlog
 from agent.clock import Clock
 from agent.dataplane.trigger import Trigger
 from agent.netlink.objects import Address
-from agent.peering.bfd_sessions import HOLD_TIMER, NO_SESSIONS, BfdSessions, bfd_troubles
+from agent.peering.bfd.bfd_sessions import HOLD_TIMER, NO_SESSIONS, BfdSessions, bfd_troubles
 from agent.trouble import Trouble, TroubleKind
 from bgp.bfd.door import (
     LONGEST_LINE,
