@@ -43,6 +43,11 @@ for sort in sys.argv[5:]:
 """Arguments: own address, another's, a far pod's, its node's, then the sorts of packets to send."""
 
 
+def sending(arguments: str) -> str:
+    """A command of a shell that sends them."""
+    return f"python3 - {arguments} <<'END'\n{SCRIPT}END"
+
+
 def drops(listed: str) -> dict[str, int]:
     """Reason -> packets dropped, from `nft list table inet tortie`."""
     found: dict[str, int] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.lab.lab_plan import TOPOLOGY, Mode, gateway
 from vagrant.answers import FIRST_HOPS, established, own_blocks
-from vagrant.forbidden import OF_A_POD, OF_A_STRANGER, PACKETS, SCRIPT, drops, more
+from vagrant.forbidden import OF_A_POD, OF_A_STRANGER, PACKETS, drops, more, sending
 from vagrant.machines import Unmet, wait_until
 from vagrant.scene import LAB, NODES, ROUTER, SETTLE_SECONDS, Encapsulation, Scene
 
@@ -101,11 +101,10 @@ def guarded(scene: Scene) -> str:
     node, words = NODES[REBOOTED].interface.ip, f"192.0.2.7 {far.address}"
     look, watched = "nft list table inet tortie", ("node1", REBOOTED)
     before = {name: drops(scene.machines.run(name, look)) for name in watched}
-    script = f"python3 - {{}} <<'END'\n{SCRIPT}END"
     own = f"{pod.address} {words} {node} {' '.join(sorted(OF_A_POD))}"
-    scene.machines.run("node1", f"ip netns exec {pod.name} {script.format(own)}")
+    scene.machines.run("node1", f"ip netns exec {pod.name} {sending(own)}")
     gate = gateway(LAB.segments[NODES[REBOOTED].segment])
-    scene.machines.run(ROUTER, script.format(f"{gate} {words} {node} {' '.join(OF_A_STRANGER)}"))
+    scene.machines.run(ROUTER, sending(f"{gate} {words} {node} {' '.join(OF_A_STRANGER)}"))
     found = {name: more(before[name], drops(scene.machines.run(name, look))) for name in watched}
     wanted = {"node1": OF_A_POD, REBOOTED: OF_A_STRANGER}
     for name, reasons in wanted.items():

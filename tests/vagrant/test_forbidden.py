@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 
 from tests.fixtures.namespace import fresh_namespace, ip
-from vagrant.forbidden import OF_A_POD, OF_A_STRANGER, PACKETS, SCRIPT, drops, more
+from vagrant.forbidden import OF_A_POD, OF_A_STRANGER, PACKETS, drops, more, sending
 
 LISTED = """\
 table inet tortie {
@@ -40,9 +39,7 @@ def test_the_script_sends_each_sort_from_where_it_says() -> None:
             heard.settimeout(5)
             for target in (POD, NODE):
                 ip(f"neigh add {target} lladdr 02:00:00:00:00:01 dev eth0")
-            subprocess.run(
-                [sys.executable, "-", OWN, LIE, POD, NODE, *sorts], input=SCRIPT, text=True, check=True
-            )
+            subprocess.run(["bash", "-c", sending(" ".join((OWN, LIE, POD, NODE, *sorts)))], check=True)
             seen = [heard.recv(2048) for _ in range(PACKETS * len(sorts))]
     ends = [tuple(socket.inet_ntoa(packet[at : at + 4]) for at in (12, 16)) for packet in seen]
     assert ends.count((LIE, POD)) == PACKETS
