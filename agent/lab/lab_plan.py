@@ -82,6 +82,11 @@ class LabNode:
     directory: Path
 
     @property
+    def lab(self) -> str:
+        """The name of its lab."""
+        return self.namespace.split("-")[1]
+
+    @property
     def interface6(self) -> IPv6Interface:
         """The node's IPv6 address, with the host number of its IPv4 address."""
         offset = int(self.interface.ip) - int(SUBNETS[self.segment].network_address)

@@ -13,17 +13,26 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from agent import control
 from agent.lab.fabric import NAMESPACES, processes_in
-from agent.lab.lab_plan import SUBNETS, TOPOLOGY, LabError, LabNode, LabPlan, etcd_endpoint, gateway
+from agent.lab.forks import Fork, Program
+from agent.lab.lab_plan import (
+    SUBNETS,
+    TOPOLOGY,
+    LabError,
+    LabNode,
+    LabPlan,
+    Mode,
+    etcd_endpoint,
+    gateway,
+    plan,
+)
 from agent.netlink.namespaces import entered
 
 POLL_SECONDS = 0.05
@@ -103,18 +112,11 @@ def _etcd_answers(plan: LabPlan) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """What agents.py starts one agent by."""
-
-    namespace: str
-    """The network namespace's file."""
-    log: str
-    """The file that its output is added to."""
-    environment: dict[str, str]
-    """What it has beside ours."""
-    module: str = "agent.daemon"
-    arguments: tuple[str, ...] = ()
+def program(lab: str) -> Program:
+    """The process of a lab of this name that has loaded the program; it lives in the fabric."""
+    made = plan(lab, 1, Mode.NONE)
+    directory = made.directory
+    return Program(directory / "program.sock", NAMESPACES / made.fabric, directory / "program.log")
 
 
 def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = None) -> None:
@@ -122,31 +124,22 @@ def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = 
 
     Raises LabError when not all could be started.
     """
-    starts = []
     for node in nodes:
-        if (settings or {}).keys() & BFD_WANTED:
-            starts.append(_bfd(node))
         for directory in (node.run, node.directory / "state"):
             directory.mkdir(parents=True, exist_ok=True)
-        environment = {**node.environment, **(settings or {})}
-        starts.append(Start(str(NAMESPACES / node.namespace), str(node.directory / "agent.log"), environment))
-    # "agent.daemon" is for people who look for the agents among the processes by it.
-    done = subprocess.run(
-        [sys.executable, "-m", "agent.lab.agents", "agent.daemon"],
-        input=json.dumps([asdict(start) for start in starts]),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise LabError(f"the agents could not be started: {done.stderr.strip()}")
+        if (settings or {}).keys() & BFD_WANTED:
+            # One that runs already stays, and the second ends by itself.
+            _detach(node, "bgp.bfd.__main__", ["--socket", str(node.run / "bfd.sock")], {}, "bfd.log")
+        _detach(node, "agent.daemon", [], {**node.environment, **(settings or {})}, "agent.log")
 
 
-def _bfd(node: LabNode) -> Start:
-    """The node's BFD process; one that runs already stays, and the second ends by itself."""
-    arguments = ("--socket", str(node.run / "bfd.sock"))
-    return Start(str(NAMESPACES / node.namespace), str(node.directory / "bfd.log"), {}, "bgp.bfd", arguments)
+def _detach(node: LabNode, module: str, words: list[str], environment: Mapping[str, str], log: str) -> None:
+    space = str(NAMESPACES / node.namespace)
+    fork = Fork(module, words, {**os.environ, **environment}, space, os.getcwd(), is_detached=True)
+    try:
+        program(node.lab).detach(fork, node.directory / log)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise LabError(f"{module} of {node.name} could not be started: {error}") from error
 
 
 def agent_status(node: LabNode) -> dict[str, Any] | None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from typing import Any
 
 from agent.datastore.resources.documents import InvalidDocument, read
 from agent.lab import fabric, icmp, lab_processes
+from agent.lab.forks import Fork, Program
 from agent.lab.lab_plan import (
     MOST_NODES,
     POOL6,
@@ -67,8 +66,12 @@ def up(
     pool_file: Path | None = None,
     *,
     dual_stack: bool = False,
+    loaded: Program | None = None,
 ) -> Lab:
-    """Bring a lab up and wait until all its agents are in session. Raises LabError; then nothing is left of it."""
+    """Bring a lab up and wait until all its agents are in session. Raises LabError; then nothing is left of it.
+
+    With a process that has loaded the program already the lab's own is a fork of that.
+    """
     require_root()
     lab = Lab(plan(name, nodes, mode, dual_stack=dual_stack), mode)
     document = pool_document(pool_file, mode)
@@ -76,6 +79,8 @@ def up(
     try:
         record = {"nodes": nodes, "mode": mode.value, "dual_stack": dual_stack}
         lab_processes.write_json(lab.plan.directory / "lab.json", record)
+        fabric.make_namespace(lab.plan.fabric)
+        lab_processes.program(name).start(loaded)  # it loads while the rest is made
         _build(lab.plan, progress)
         progress("starting etcd")
         lab_processes.start_etcd(lab.plan)
@@ -121,7 +126,6 @@ def pool_document(pool_file: Path | None, mode: Mode) -> dict[str, Any]:
 
 def _build(made: LabPlan, progress: ReportProgress) -> None:
     progress("making the fabric")
-    fabric.make_namespace(made.fabric)
     for number, segment in enumerate(made.segments):
         addresses = (
             IPv4Interface((int(gateway(segment)), segment.prefixlen)),
@@ -192,15 +196,10 @@ def find(name: str) -> Lab:
 
 def _tortie(made: LabPlan, words: list[str], document: Any = None) -> str:
     """What `tortie` prints in the lab's fabric, with `document` as its input, in JSON. Raises LabError."""
-    done = subprocess.run(
-        lab_processes.inside(made.fabric, [sys.executable, "-m", "agent.cli.main", *words]),
-        input=json.dumps(document),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TORTIE_ETCD_ENDPOINTS": etcd_endpoint()},
-        timeout=TORTIE_SECONDS,
-        check=False,
-    )
+    environment = {**os.environ, "TORTIE_ETCD_ENDPOINTS": etcd_endpoint()}
+    space = str(fabric.NAMESPACES / made.fabric)
+    fork = Fork("agent.cli.main", words, environment, space, os.getcwd())
+    done = lab_processes.program(made.name).run(fork, json.dumps(document), TORTIE_SECONDS)
     if done.returncode != 0:
         raise LabError(done.stderr.strip())
     return done.stdout

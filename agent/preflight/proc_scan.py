@@ -25,7 +25,7 @@ UNIT = re.compile(r"/([^/]+\.service)(?:/|$)")
 INTERPRETER = re.compile(r"python[\d.]*|sh|bash|dash|perl")
 COMM_LENGTH = 15
 """TASK_COMM_LEN of linux/sched.h without its end."""
-MODULES = {"agent.daemon": "tortie-agent", "agent.lab.agents": "tortie-agent"}
+MODULES = {"agent.daemon": "tortie-agent"}
 """A program started by its module's name -> its own name."""
 
 

@@ -18,6 +18,7 @@ from agent.lab.fabric import NAMESPACES
 from agent.lab.lab_plan import LabError, LabNode, etcd_endpoint
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import Pod, add_pod, pods, remove_pod
+from tests.fixtures import program
 from tests.scenes.lab.pinging import Pinging
 
 COMMAND = [sys.executable, "-m", "agent.cli.main"]
@@ -88,7 +89,8 @@ class World:
 
     def tortie(self, node: LabNode, *words: str) -> subprocess.CompletedProcess[str]:
         """Run `tortie WORDS` on a node."""
-        return self.on(node, *COMMAND, *words)
+        command = lab_processes.inside(node.namespace, [*COMMAND, *words])
+        return program.run(command, env=environment(node), timeout=COMMAND_SECONDS)
 
     def etcdctl(self, *words: str, data: bytes = b"") -> bytes:
         """Run etcdctl in the fabric, with `data` as its input; its output."""

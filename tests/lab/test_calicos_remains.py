@@ -15,6 +15,7 @@ from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lab_processes import inside
 from agent.lab.lifecycle import Lab, LabError
 from agent.lab.pods import add_pod
+from tests.fixtures import program
 from tests.scenes.felix.left_rules import felix_rules
 from tests.scenes.lab.lab_nodes import lost_pings
 from tests.scenes.lab.labs import COMMAND, MakeLab
@@ -38,7 +39,7 @@ def tortie_in(node: LabNode, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command line inside a node: the kernel it looks at is the node's."""
     command = inside(node.namespace, [*COMMAND, "node", *words])
     environment = {**os.environ, **node.environment}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return program.run(command, env=environment)
 
 
 def said_in(node: LabNode, *words: str) -> str:

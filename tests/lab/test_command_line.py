@@ -143,7 +143,10 @@ def test_a_wrong_pool_file_is_refused_before_anything_is_made(tmp_path: Path, na
 
 
 def test_without_root_a_lab_says_so() -> None:
-    done = tortie("lab", "up", user=65534, group=65534, extra_groups=())
+    words = [*COMMAND, "lab", "up"]
+    done = subprocess.run(
+        words, check=False, stderr=subprocess.PIPE, text=True, user=65534, group=65534, extra_groups=()
+    )
     assert done.returncode == 1
     assert "run it as root" in done.stderr
 

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod
 from ipam.keys import BLOCKS, HANDLES, IPAM, IPAM_CONFIG, RESOURCES, affinity_of_key, is_fence, resource_key
+from tests.fixtures import program
 from tests.scenes.datastore.damages import Damage, Good, byte_damages, document, field_damages, odd_keys
 from tests.scenes.lab.lab_nodes import lost_pings, tortie_on
 from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors
@@ -259,20 +259,11 @@ def look_with_commands(lab: Lab) -> None:
         ["get", "workloadendpoints"],
     ]
     environment = {**os.environ, **lab.plan.nodes[0].environment}
-    running = [
-        subprocess.Popen(
-            lab_processes.inside(lab.plan.fabric, [*COMMAND, *command]),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-        for command in words
-    ]
-    for command, process in zip(words, running, strict=True):
-        output, _ = process.communicate(timeout=60)
+    for command in words:
+        done = program.run(lab_processes.inside(lab.plan.fabric, [*COMMAND, *command]), env=environment)
+        output = done.stdout + done.stderr
         assert "Traceback" not in output, output
-        assert process.returncode == (0 if "show" in command else 1), (command, output)
+        assert done.returncode == (0 if "show" in command else 1), (command, output)
         assert "/calico/" in output, (command, output)
     said = json.loads(tortie_on(lab.plan.nodes[0], "node", "status", "--json"))["troubles"]
     assert any(NAMED.match(text) for text in said)

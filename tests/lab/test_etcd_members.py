@@ -21,6 +21,7 @@ from agent.lab.icmp import Pinger
 from agent.lab.lab_plan import LabError, Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod, remove_pod
+from tests.fixtures import program
 from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd_cluster import Member, start_cluster
 from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet, wait_until_routed
@@ -71,11 +72,10 @@ def secured(make_lab: MakeLab) -> Iterator[Secured]:
             "TORTIE_ETCD_CERT_FILE": authority.file("agents.pem"),
             "TORTIE_ETCD_KEY_FILE": authority.file("agents.key"),
         }
-        subprocess.run(
+        program.run(
             lab_processes.inside(lab.plan.fabric, [*COMMAND, "apply", "-f", "-"]),
             input=json.dumps(lifecycle.pool_document(None, Mode.NONE)),
             env={**os.environ, **environment},
-            text=True,
             check=True,
         )
         for node in lab.plan.nodes:

@@ -17,6 +17,7 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabError, LabNode, Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod, pods, remove_pod
+from tests.fixtures import program
 from tests.scenes.lab.lab_nodes import ip_on, lost_pings, tortie_on
 from tests.scenes.lab.lab_remains import datastore
 from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet, wait_until_routed
@@ -79,7 +80,7 @@ def checked(node: LabNode) -> subprocess.CompletedProcess[str]:
     """`tortie ipam check`, run on a node."""
     words = lab_processes.inside(node.namespace, [*COMMAND, "ipam", "check"])
     environment = {**os.environ, **node.environment}
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    return program.run(words, env=environment)
 
 
 def all_differ(lab: Lab) -> bool:
@@ -183,4 +184,4 @@ def revision(node: LabNode) -> int:
 def taken_over(node: LabNode) -> None:
     """`tortie node takeover`, run there."""
     words = lab_processes.inside(node.namespace, [*COMMAND, "node", "takeover"])
-    subprocess.run(words, env={**os.environ, **node.environment}, capture_output=True, check=True)
+    program.run(words, env={**os.environ, **node.environment}, check=True)

@@ -22,6 +22,7 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode, etcd_endpoint
 from agent.lab.lab_processes import inside
 from agent.lab.lifecycle import Lab
+from tests.fixtures import program
 from tests.scenes.cli.cli_examples import Place, at
 from tests.scenes.cli.cli_runs import run
 from tests.scenes.lab.lab_nodes import resource
@@ -65,18 +66,10 @@ class Outputs:
         self.given: dict[str, bytes] = {}
 
     def run(self, *lines: Sequence[str]) -> None:
-        """Run commands on the node, side by side: each is mostly the loading of Python."""
-        started = [
-            subprocess.Popen(
-                inside(self.node.namespace, [*COMMAND, *words]),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-            )
-            for words in lines
-        ]
-        for words, process in zip(lines, started, strict=True):
-            self.given[shlex.join(words)] = process.communicate(timeout=120)[0]
+        """Run commands on the node."""
+        for words in lines:
+            done = program.run(inside(self.node.namespace, [*COMMAND, *words]), env=self.environment)
+            self.given[shlex.join(words)] = f"{done.stdout}{done.stderr}".encode()
 
     def here(self, *words: str, text: str = "") -> None:
         """The same without a process of its own, for what needs no network."""

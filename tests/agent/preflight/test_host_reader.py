@@ -211,11 +211,10 @@ async def test_other_programs_are_known_by_name_with_their_service(tmp_path: Pat
     process(tmp_path, 10, "systemd-network", "/usr/lib/systemd/systemd-networkd")
     process(tmp_path, 11, "firewalld", "/usr/bin/python3", "-s", "/usr/sbin/firewalld", "--nofork")
     process(tmp_path, 12, "python3", "/opt/tortie/bin/python3", "-m", "agent.daemon")
-    process(tmp_path, 14, "python3", "/opt/tortie/bin/python3", "-m", "agent.lab.agents", "agent.daemon")
     process(tmp_path, 13, "bird", "/usr/sbin/bird", "-f", unit="bird.service")
     told = await facts(tmp_path)
     assert [one.name for one in told.processes] == [
-        *("systemd-networkd", "firewalld", "tortie-agent", "bird", "tortie-agent")
+        *("systemd-networkd", "firewalld", "tortie-agent", "bird")
     ]
     assert told.processes[3].unit == "bird.service"
     assert told.agent_open_files == 1024

@@ -23,6 +23,7 @@ from agent.lab.lab_processes import inside, ip_route, write_json
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import Pod, add_pod
 from ipam.keys import RESOURCES
+from tests.fixtures import program
 from tests.scenes.felix.left_rules import felix_rules
 from tests.scenes.lab.flannel import IPTABLES, NFTABLES, Flannel
 from tests.scenes.lab.lab_nodes import ip_on, lost_pings
@@ -61,13 +62,7 @@ def run_in(node: LabNode, words: list[str], text: str | None = None) -> str:
 def tortie_in(node: LabNode, *words: str) -> str:
     """The command line inside a node: the kernel it looks at is the node's."""
     environment = {**os.environ, **node.environment}
-    done = subprocess.run(
-        inside(node.namespace, [*COMMAND, *words]),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    done = program.run(inside(node.namespace, [*COMMAND, *words]), env=environment)
     assert done.returncode in (0, 1), done.stderr
     return done.stdout
 
@@ -229,11 +224,8 @@ def test_back_to_calico_nothing_of_ours_stops_its_pods_or_its_sessions(
 
     assert "TTL security, 1 hops" in session()
     assert "tortie-bgp-ttl" in store.below(key)[key].decode()
-    refused = subprocess.run(
+    refused = program.run(
         inside(node.namespace, [*COMMAND, "node", "return-to-calico", "--yes"]),
-        capture_output=True,
-        text=True,
-        check=False,
         env={**os.environ, **node.environment},
     )
     assert refused.returncode == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
+from tests.fixtures import program
 from tests.scenes.lab.lab_nodes import bgp_routes, lost_pings, resource
 from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet
 from tests.scenes.lab.pinging import pinging
@@ -33,9 +33,7 @@ def sessions(node: LabNode) -> dict[str, str]:
 
 def make_reflector(lab: Lab, node: LabNode) -> None:
     command = lab_processes.inside(node.namespace, [*COMMAND, "get", "node", node.name, "-o", "json"])
-    got = subprocess.run(
-        command, capture_output=True, check=True, timeout=60, env={**os.environ, **node.environment}
-    )
+    got = program.run(command, check=True, timeout=60, env={**os.environ, **node.environment})
     record = json.loads(got.stdout)
     del record["metadata"]["resourceVersion"]  # its agent may write it at the same time
     record["metadata"]["labels"] = {"rr": ""}

@@ -19,6 +19,7 @@ from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod, pods
 from ipam.keys import handle_key, resource_key
 from ipam.model import HandleId, NodeName
+from tests.fixtures import program
 from tests.scenes.lab.lab_nodes import lost_pings, resource
 from tests.scenes.lab.lab_remains import datastore
 from tests.scenes.lab.labs import COMMAND, MakeLab
@@ -42,7 +43,7 @@ def store(lab: Lab) -> Iterator[RawStore]:
 def tortie_in(node: LabNode, *words: str) -> subprocess.CompletedProcess[str]:
     command = inside(node.namespace, [*COMMAND, *words])
     environment = {**os.environ, **node.environment}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return program.run(command, env=environment)
 
 
 def record(store: RawStore, node: LabNode) -> dict[str, Any]:
@@ -85,12 +86,9 @@ def test_a_living_node_is_refused_without_force_whatever_is_asked(lab: Lab, stor
         assert (done.returncode, done.stdout) == (1, ""), done
         assert " lives: " in done.stderr
         assert "--force" in done.stderr
-    outside = subprocess.run(
+    outside = program.run(
         inside(lab.plan.fabric, [*COMMAND, "ipam", "release", "--node", living.name]),
         env={**os.environ, "TORTIE_ETCD_ENDPOINTS": asker.environment["TORTIE_ETCD_ENDPOINTS"]},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert "its BGP port takes connections" in outside.stderr
     assert store.below("/calico/") == before
@@ -159,13 +157,10 @@ def test_a_node_that_is_gone_goes_with_everything_and_says_how_much(lab: Lab, st
     peer = resource("BGPPeer", "of-gone", node=gone.name, peerIP="172.26.0.99", asNumber=65001)
     mine = resource("BGPConfiguration", f"node.{gone.name}", logSeverityScreen="Info")
     documents = "\n---\n".join(map(json.dumps, (peer, mine)))
-    done = subprocess.run(
+    done = program.run(
         inside(asker.namespace, [*COMMAND, "apply", "-f", "-"]),
         input=documents,
         env={**os.environ, **asker.environment},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     before = store.below("/calico/")

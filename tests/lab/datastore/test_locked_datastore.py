@@ -18,6 +18,7 @@ from agent.lab.lab_plan import LabError, LabNode, Mode
 from agent.lab.lab_processes import inside
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod, pod_named, remove_pod
+from tests.fixtures import program
 from tests.scenes.lab.lab_nodes import lost_pings
 from tests.scenes.lab.lab_remains import datastore
 from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors
@@ -41,7 +42,7 @@ def store(lab: Lab) -> Iterator[RawStore]:
 def tortie_in(node: LabNode, *words: str) -> subprocess.CompletedProcess[str]:
     command = inside(node.namespace, [*COMMAND, *words])
     environment = {**os.environ, **node.environment}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return program.run(command, env=environment)
 
 
 def document(ready: bool) -> bytes:

@@ -17,6 +17,7 @@ from agent.lab.lab_plan import LabNode, Mode, gateway
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import pods, remove_pod
+from tests.fixtures import program
 from tests.scenes.lab import traffic
 from tests.scenes.lab.lab_nodes import lost_pings
 from tests.scenes.lab.labs import MakeLab, wait_until_routed
@@ -196,9 +197,7 @@ def tortie_in(lab: Lab, *words: str) -> str:
     """What the command line says in the fabric, where the datastore is."""
     command = lab_processes.inside(lab.plan.fabric, [sys.executable, "-m", "agent.cli.main", *words])
     environment = {**os.environ, **lab.plan.nodes[0].environment}
-    return subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment, timeout=60
-    ).stdout
+    return program.run(command, check=True, env=environment, timeout=60).stdout
 
 
 def test_a_removed_pod_leaves_no_route_and_its_address_is_free_again(make_lab: MakeLab) -> None:

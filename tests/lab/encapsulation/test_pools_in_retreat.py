@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from agent.lab import lab_processes
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
+from tests.fixtures import program
 from tests.scenes.lab.lab_nodes import ip_on
 from tests.scenes.lab.labs import COMMAND, MakeLab
 from tests.scenes.lab.pinging import pinging
@@ -31,12 +31,8 @@ EXTRA = {
 
 def tortie(node: LabNode, *words: str) -> str:
     """What `tortie WORDS` prints on a node, whose datastore only its own namespace reaches; it must succeed."""
-    done = subprocess.run(
-        lab_processes.inside(node.namespace, [*COMMAND, *words]),
-        env={**os.environ, **node.environment},
-        capture_output=True,
-        text=True,
-        check=False,
+    done = program.run(
+        lab_processes.inside(node.namespace, [*COMMAND, *words]), env={**os.environ, **node.environment}
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

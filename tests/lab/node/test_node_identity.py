@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from agent.lab import lab_processes
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
+from tests.fixtures import program
 from tests.scenes.lab.lab_nodes import ip_on, lost_pings, tortie_on
 from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet
 from tests.scenes.lab.pinging import pinging
@@ -39,7 +39,7 @@ def run_on(node: LabNode, *words: str) -> str:
     """What `tortie WORDS` prints in a node's namespace, where etcd is; it must succeed."""
     command = lab_processes.inside(node.namespace, [*COMMAND, *words])
     environment = {**os.environ, **node.environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = program.run(command, env=environment)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 

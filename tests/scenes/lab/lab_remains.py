@@ -9,6 +9,7 @@ import subprocess
 from agent.lab.lab_plan import LabNode, etcd_endpoint
 from agent.lab.lab_processes import inside
 from agent.lab.lifecycle import Lab
+from tests.fixtures import program
 from tests.scenes.lab.labs import COMMAND
 
 
@@ -31,12 +32,9 @@ def datastore(lab: Lab) -> str:
     """What is allocated, and that it is consistent, as the command line reports it."""
     shown = []
     for words in (["ipam", "show"], ["ipam", "check"], ["get", "workloadendpoints"]):
-        done = subprocess.run(
+        done = program.run(
             inside(lab.plan.fabric, [*COMMAND, *words]),
             env={**os.environ, "TORTIE_ETCD_ENDPOINTS": etcd_endpoint()},
-            capture_output=True,
-            text=True,
-            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         shown.append(done.stdout)

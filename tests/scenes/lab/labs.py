@@ -16,6 +16,7 @@ from agent.lab.lab_plan import LabError, Mode
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod
+from tests.fixtures import program
 
 SETTLE_SECONDS = 30.0
 PROOF = "203.0.113.0/24"
@@ -46,7 +47,9 @@ def make_lab() -> Iterator[MakeLab]:
             dual_stack: bool = False,
         ) -> Lab:
             stack.callback(lifecycle.down, named(name))
-            lab = lifecycle.up(named(name), nodes, mode, lambda _: None, pool, dual_stack=dual_stack)
+            lab = lifecycle.up(
+                named(name), nodes, mode, lambda _: None, pool, dual_stack=dual_stack, loaded=program.loaded()
+            )
             for number in range(pods):
                 add_pod(lab.plan, f"p{number + 1}", lab.plan.nodes[number % nodes])
             if pods:
@@ -89,11 +92,9 @@ def wait_until_quiet(lab: Lab) -> None:
     lab_processes.wait_for("the end of address detection", quiet, 10)
 
 
-def tortie(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+def tortie(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person does."""
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [*COMMAND, *words], capture_output=True, text=True, check=False, timeout=120, **more
-    )
+    return program.run([*COMMAND, *words], env=env)
 
 
 class RouteMonitors:

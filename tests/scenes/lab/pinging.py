@@ -6,8 +6,8 @@ Each line of its output is the count so far: what was sent, and what was lost pa
 from __future__ import annotations
 
 import json
+import os
 import select
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from typing import Any
 from agent.lab import icmp, lab_processes, lifecycle
 from agent.lab.fabric import NAMESPACES
 from agent.lab.pods import pods
+from tests.fixtures import program
 
 ROUND_SECONDS, QUIET_SECONDS = 0.02, 0.2
 ANSWERED_SECONDS = 60.0
@@ -56,7 +57,6 @@ def say(pinger: icmp.Pinger) -> None:
 class Pinging:
     """The process, seen from a test."""
 
-    process: subprocess.Popen[str]
     said: Path
 
     def count(self) -> dict[str, int]:
@@ -106,16 +106,15 @@ def pinging(lab: lifecycle.Lab, directory: Path) -> Iterator[Pinging]:
     """Ping as long as the block lasts."""
     said = directory / "pinging"
     words = [sys.executable, "-m", "tests.scenes.lab.pinging", lab.plan.name]
-    with said.open("w") as output:
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=output, text=True)
-        try:
-            found = Pinging(process, said)
-            lab_processes.wait_for("the first pings", lambda: said.read_text().count("\n") > 2, 20)
-            yield found
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(20)
+    given, writing = os.pipe()
+    with open(given, "rb") as reading, said.open("wb") as output, open(2, "wb", closefd=False) as errors:
+        process = program.spawn(words, reading, output, errors)
+    try:
+        lab_processes.wait_for("the first pings", lambda: said.read_text().count("\n") > 2, 20)
+        yield Pinging(said)
+    finally:
+        os.close(writing)
+        process.wait(20)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import subprocess
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from agent.lab import lab_processes
 from agent.lab.lab_plan import LabPlan, etcd_endpoint
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Committed, Delete, Operation, Put
+from tests.fixtures import program
 
 MOST_AT_ONCE, MOST_BYTES_AT_ONCE = 100, 1_000_000
 """Of one transaction: etcd takes 128 operations and 1.5 MiB."""
@@ -27,8 +28,8 @@ MOST_AT_ONCE, MOST_BYTES_AT_ONCE = 100, 1_000_000
 class RawStore:
     """The half outside."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, inside: TextIO) -> None:
+        self._inside = inside
 
     def write(self, values: Mapping[str, bytes | None]) -> dict[str, int]:
         """Write values, or (None) delete keys. The revision of each."""
@@ -41,11 +42,9 @@ class RawStore:
         return {key: base64.b64decode(value) for key, value in self._ask({"list": prefix}).items()}
 
     def _ask(self, question: object) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        self._inside.write(json.dumps(question) + "\n")
+        self._inside.flush()
+        return json.loads(self._inside.readline())
 
 
 def _packed(value: bytes | None) -> str | None:
@@ -56,11 +55,15 @@ def _packed(value: bytes | None) -> str | None:
 def raw_store(plan: LabPlan) -> Iterator[RawStore]:
     """The datastore of a lab that is up."""
     words = lab_processes.inside(plan.fabric, [sys.executable, "-m", __name__, etcd_endpoint()])
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    ours, theirs = socket.socketpair()
+    with ours, open(2, "wb", closefd=False) as errors:
+        with theirs:
+            process = program.spawn(words, theirs, theirs, errors)
         try:
-            yield RawStore(process)
+            with ours.makefile("rw") as both:
+                yield RawStore(both)
         finally:
-            process.kill()
+            process.close()
 
 
 async def _answer(store: EtcdStore, question: dict[str, Any]) -> dict[str, Any]:
@@ -94,5 +97,10 @@ async def _serve(endpoint: str) -> None:
         print(json.dumps(await _answer(store, json.loads(line))), flush=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The half inside."""
     asyncio.run(_serve(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()
