@@ -91,5 +91,5 @@ def test_what_is_no_request_is_refused_and_costs_nobody_else_anything() -> None:
         loaded().run(fork("x" * MOST_REQUEST_BYTES), "", SECONDS)
     nowhere = loaded().run(fork("0", namespace="/dev/null"), "", SECONDS)
     assert nowhere.returncode == 1
-    assert "/dev/null: no network namespace" in nowhere.stderr
+    assert "no network namespace: '/dev/null'" in nowhere.stderr
     assert loaded().run(fork("0"), "", SECONDS).returncode == 0
