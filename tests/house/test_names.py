@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
 import tokenize
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 
 from tests import ROOT
 from tests.house.architecture import RetiredWord, retired_words
-from tests.house.sources import EVERYTHING, PRODUCT, python_files, read, shown, split
+from tests.house.sources import EVERYTHING, PRODUCT, python_files, read, shown, split, tokens
 
 VAGUE = re.compile(r"(?i)manager|helper|utils?$|^utils?_|^util_|common$|^misc")
 LOGGED = ("debug", "info", "warning", "error", "exception", "critical")
@@ -38,12 +37,12 @@ def test_nothing_has_a_vague_name() -> None:
     assert {path: names for path, names in found.items() if names} == {}
 
 
-def names_in(text: str) -> Iterator[tuple[int, str]]:
+def names_in(text: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Line and name of each identifier, each text of the form of a name, and each event that is logged."""
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in tokens(text):
         if token.type == tokenize.NAME:
             yield token.start[0], token.string
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and SNAKE.fullmatch(node.value):
             yield node.lineno, node.value
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOGGED:
@@ -52,12 +51,13 @@ def names_in(text: str) -> Iterator[tuple[int, str]]:
                     yield event.lineno, event.value
 
 
-def returned(place: str, text: str, words: list[RetiredWord]) -> list[str]:
+def returned(place: str, text: str, words: list[RetiredWord], tree: ast.Module | None = None) -> list[str]:
     """A sentence for each retired word that a file uses again: in its own name, in names, in prose."""
     faults: list[tuple[int, str]] = []
     names: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     """Word -> lines and names made of it."""
-    for line, name in names_in(text) if place.endswith(".py") else ():
+    module = place.endswith(".py")
+    for line, name in names_in(text, tree or ast.parse(text)) if module else ():
         for part in split(name):
             names.setdefault(part, []).append((line, split(name)))
     for word in words:
@@ -78,10 +78,10 @@ def described() -> list[Path]:
 
 def test_no_retired_word_comes_back() -> None:
     assert WORDS
+    pages = [(page, page.read_text(), None) for page in described()]
+    modules = [(path, *read(path)) for path in python_files(*PRODUCT)]
     found = [
-        fault
-        for path in [*python_files(*PRODUCT), *described()]
-        for fault in returned(shown(path), path.read_text(), WORDS)
+        fault for path, text, tree in (*modules, *pages) for fault in returned(shown(path), text, WORDS, tree)
     ]
     assert not found, "\n".join(found)
 
