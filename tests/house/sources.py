@@ -67,10 +67,14 @@ def code_lines(text: str, tree: ast.Module | None = None) -> set[int]:
     lines: set[int] = set()
     for token in tokens(text):
         if token.type not in WORDLESS:
-            lines.update(range(token.start[0], token.end[0] + 1))
+            first, last = token.start[0], token.end[0]
+            lines.add(first)
+            if last > first:
+                lines.update(range(first, last + 1))
     for node in ast.walk(tree or ast.parse(text)):
-        for statement in docstrings(node):
-            lines -= set(range(statement.lineno, (statement.end_lineno or 0) + 1))
+        if hasattr(node, "body"):
+            for statement in docstrings(node):
+                lines -= set(range(statement.lineno, (statement.end_lineno or 0) + 1))
     return lines
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.lab import lab_processes, lifecycle
-from agent.lab.lab_plan import ROOT, LabNode
+from agent.lab.lab_plan import ROOT, LabError, LabNode
 from tests.scenes.lab.labs import CHECKOUT, make_lab
 
 __all__ = ["make_lab"]
@@ -31,7 +31,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.failed and call.when == "call":
         for directory in sorted(ROOT.glob(f"*{CHECKOUT}")):
-            plan = lifecycle.find(directory.name).plan
+            try:
+                plan = lifecycle.find(directory.name).plan
+            except LabError:  # another worker's, that comes up or goes
+                continue
             for node in plan.nodes:
                 routes = [
                     subprocess.run(
