@@ -9,7 +9,7 @@ SUITES := bookworm trixie
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
 TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 ipset iptables iputils-ping kmod libc6-dev mmdebstrap nftables openssl podman procps prometheus ruby runc systemd-container user-mode-linux zsh
 
-.PHONY: bench chaos demo junk law smoke test test-on test-packages ready check format lock wheel wheels .venv/wheels deb share clean help
+.PHONY: bench chaos demo junk law rack smoke test test-on test-packages ready check format lock wheel wheels .venv/wheels deb share clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
@@ -19,6 +19,7 @@ help:
 	@echo "sudo make chaos SECONDS=1800   random faults on a lab until something does not hold; SEED=n replays"
 	@echo "sudo make junk ROUNDS=200   junk in one field of every kind of stored value, on a lab; SEED=n replays"
 	@echo "sudo make law ROUNDS=300    one thing breaks on a lab: no ping is lost, or a trouble names it; SEED=n replays"
+	@echo "sudo make rack    cables, switches and agents of a rack fail: what each costs in pings, held to its bound"
 	@echo "sudo make smoke   virtual machines, without KVM: all modes, a reboot, an upgrade, a drain, a removal"
 	@echo "     make check   style, types and layers alone"
 	@echo "     make format  format the code"
@@ -66,6 +67,10 @@ law: .venv/ready
 	@$(BIN)/python -m tests.chaos.law --rounds $(or $(ROUNDS),300) $(if $(SEED),--seed $(SEED))
 
 # QEMU without KVM, in namespaces of its own, which end with it; vagrant/README.md says how to do it with KVM.
+rack: .venv/ready
+	@.ci/apt-install $(TEST_PACKAGES)
+	@TORTIE_RACK_ALONE=1 $(BIN)/python -m pytest -q -p no:cacheprovider -s tests/lab/rack/test_rack_failures.py
+
 smoke: deb
 	@vagrant/build-box
 	@vagrant/without-kvm vagrant/smoke $(SMOKE); status=$$?; vagrant/without-kvm --end; exit $$status

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,14 @@ class Rack:
         status = lab_processes.agent_status(node) or {"peers": []}
         return frozenset(one["address"] for one in status["peers"] if one["state"] == "Established")
 
+    def start_bfd(self, node: LabNode) -> None:
+        """Start a node's BFD process; it ends with the rack."""
+        node.run.mkdir(parents=True, exist_ok=True)
+        words = [sys.executable, "-m", "bgp.bfd", "--socket", str(node.run / "bfd.sock")]
+        with (node.directory / "bfd.log").open("ab") as log:
+            detached = ["setsid", "--fork", *lab_processes.inside(node.namespace, words)]
+            subprocess.run(detached, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
+
     def start_agent(self, node: LabNode) -> None:
         """Start a node's agent again; until it is in session with every ToR and its peers have said all."""
         lab_processes.start_agents([node], self.settings)
@@ -88,6 +97,26 @@ class Rack:
             RACK_SECONDS,
             lambda: "; " + str({node.name: sorted(self.established(node)) for node in self.nodes}),
         )
+
+    def wait_for_both_uplinks(self) -> None:
+        """Until what BGP brought goes by every uplink, on every node, and every session is up."""
+        self.wait_for_sessions()
+        uplinks = [f"eth{number}" for number in range(1, len(self.tors) + 1)]
+
+        def there() -> bool:
+            lines = [line for node in self.nodes for line in self.routes(node).values()]
+            return bool(lines) and all(uplink in line for uplink in uplinks for line in lines)
+
+        lab_processes.wait_for(
+            "both uplinks",
+            there,
+            RACK_SECONDS,
+            lambda: "; " + "\n".join(f"{node.name}: {self.routes(node)}" for node in self.nodes),
+        )
+
+    def wait_without(self, node: LabNode, device: str) -> None:
+        """Until nothing that BGP brought to a node goes by an interface."""
+        lab_processes.wait_for(f"routes without {device}", lambda: not self.uses(node, device), RACK_SECONDS)
 
     def wait_for_routes(self) -> None:
         """Until every node has a route to the address of every other and to a block of each."""
@@ -213,6 +242,8 @@ def rack(
         items = _resources(made, mesh=mesh, more=peers or {})
         items += lifecycle.pool_document(None, mode)["items"]
         lifecycle.apply(made, {"apiVersion": "projectcalico.org/v3", "kind": "List", "items": items})
+        for node in made.nodes if bfd else ():
+            found.start_bfd(node)
         lab_processes.start_agents(made.nodes, found.settings)
         found.wait_for_sessions()
         for number, node in enumerate(made.nodes, 1):
