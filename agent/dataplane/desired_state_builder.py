@@ -17,6 +17,7 @@ from agent.dataplane.desired.admissible_prefixes import AdmissiblePrefixes
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.desired.desired_state import DesiredObjects
 from agent.dataplane.desired.route_producers import NoRoute
+from agent.dataplane.explain.unreached_nodes import unreached_nodes
 from agent.dataplane.inputs.facts import Facts, FactSettings
 from agent.dataplane.inputs.gather import Gatherer, node_addresses
 from agent.dataplane.inputs.next_hops import NextHopResolver
@@ -91,21 +92,25 @@ class DesiredStateBuilder:
 
     def facts(self) -> Facts:
         """The facts of this moment, with the links of the last pass."""
-        bgp, nodes, resolutions = self._bgp, self._state.nodes, self._next_hops.resolutions
+        bgp = self._bgp
         found = self._gatherer.gather(
             self._settings,
             self._links,
             bgp.learned,
             bgp.gateways,
-            self._underlay.get(
-                lambda: underlay_of(node_addresses(nodes.values()), resolutions), nodes, resolutions
-            ),
-            resolutions,
+            self._underlay_now(),
+            self._next_hops.resolutions,
             self._datastore(),
             self._earlier,
             self._without_bgp(),
         )
         return self._admissible.admit(found)
+
+    def _underlay_now(self) -> Underlay:
+        nodes, resolutions = self._state.nodes, self._next_hops.resolutions
+        return self._underlay.get(
+            lambda: underlay_of(node_addresses(nodes.values()), resolutions), nodes, resolutions
+        )
 
     def node_addresses(self) -> frozenset[Address]:
         """All nodes' addresses on the underlay."""
@@ -121,8 +126,16 @@ class DesiredStateBuilder:
         return self._routes.without()
 
     def troubles(self) -> Iterator[Trouble]:
-        """What the datastore says and this node does not do; nothing before the pools are known."""
-        refused = self.facts().refused if self._in_sync() else ()
+        """What the datastore says and this node does not do, and nodes that are not reached.
+
+        Nothing before the pools are known.
+        """
+        if not self._in_sync():
+            return
+        facts = self.facts()
+        if self._next_hops.is_known:
+            yield from unreached_nodes(facts, self._underlay_now().unreached)
+        refused = facts.refused
         for one in refused[:MOST_NAMED]:
             about = f"{one.prefix}: " if one.prefix is not None else ""
             loss = (

@@ -88,7 +88,8 @@ def test_the_interfaces_and_gateways_to_other_nodes_follow_from_the_ways() -> No
     assert underlay_of([me], resolutions) == Underlay()
     assert underlay_of([me, near], resolutions) == Underlay(frozenset({"eth0"}))
     everybody = underlay_of([me, near, far, through, nowhere], resolutions)
-    assert everybody == Underlay(frozenset({"eth0", "eth1"}), {far: router})
+    unreached = {nowhere: "no route of this host leads there"}
+    assert everybody == Underlay(frozenset({"eth0", "eth1"}), {far: router}, unreached)
 
 
 def test_the_networks_of_services_are_those_of_all_three_lists() -> None:
