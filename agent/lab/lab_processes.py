@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -185,7 +186,7 @@ def stop_agent(node: LabNode, number: signal.Signals) -> None:
     status = agent_status(node)
     if status is None:
         raise LabError(f"no agent answers on {node.name}; start it with: tortie lab agent start {node.name}")
-    _end(int(status["pid"]), number, node.namespace)
+    _end(int(status["pid"]), number)
 
 
 def stop_etcd(plan: LabPlan) -> None:
@@ -193,13 +194,24 @@ def stop_etcd(plan: LabPlan) -> None:
     for pid in processes_in(plan.fabric):
         with suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "etcd":
-                _end(pid, signal.SIGTERM, plan.fabric)
+                _end(pid, signal.SIGTERM)
 
 
-def _end(pid: int, number: signal.Signals, namespace: str) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-    wait_for(f"the end of process {pid}", lambda: pid not in processes_in(namespace), END_SECONDS)
+def _end(pid: int, number: signal.Signals) -> None:
+    """Signal a process, and wait for the end of its last thread: only then are its locks free."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, number)
+        ended = select.poll()
+        ended.register(process, select.POLLIN)
+        if not ended.poll(END_SECONDS * 1000):
+            raise LabError(f"process {pid} has not ended within {END_SECONDS:g} s of {number.name}")
+    finally:
+        os.close(process)
 
 
 def _tail(log: Path, lines: int = 5) -> str:
