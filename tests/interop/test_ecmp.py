@@ -20,6 +20,7 @@ from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.peering.bgp_controller import LearnedRoutes
 from bgp.peer_config import PeerConfig, SpeakerConfig
+from bgp.rib.multipath import NextHopSet
 from bgp.transport.speaker import Speaker
 from bgp.wire.families import Family
 from ipam.model import NodeName
@@ -150,14 +151,17 @@ class Ours:
     kernel: NetlinkKernel
     changed: asyncio.Event
 
-    async def until(self, expected: set[str]) -> Kernel:
-        """Write what is learned, until it is of just these prefixes."""
+    async def until(self, expected: set[str], several: str = "") -> Kernel:
+        """Write what is learned, until it is of just these prefixes, and one of them has several next hops."""
         facts = Facts(node=NodeName("n1"), links=await self.kernel.links())
         async with asyncio.timeout(30):
             while True:
                 self.changed.clear()
                 hops = dict(LearnedRoutes(self.speaker).items())
-                if self.speaker.converged and set(map(str, hops)) == expected:
+                ready = not several or any(
+                    isinstance(some, NextHopSet) for key, some in hops.items() if str(key) == several
+                )
+                if self.speaker.converged and set(map(str, hops)) == expected and ready:
                     break
                 await self.changed.wait()
         clear_kernel()
@@ -296,7 +300,7 @@ async def test_two_paths_behind_our_reflector_are_two_next_hops_in_the_kernel_of
         both = {
             prefix(one, name, 4) for one, (name, by) in enumerate(SCENES.items(), 1) if by.keys() & {11, 12}
         }
-        found = await behind.until(both)
+        found = await behind.until(both, several=prefix(number, scene, 4))
         assert found[prefix(number, scene, 4)] == [("10.9.0.11", "near0", 1), ("10.9.0.12", "near0", 1)]
         await close(peers, 11)
         left = {prefix(one, name, 4) for one, (name, by) in enumerate(SCENES.items(), 1) if 12 in by}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +170,8 @@ async def frr(far: Far, folder: Path, more: str = "") -> AsyncIterator[Callable[
     Path("/run/frr").mkdir(exist_ok=True)
     for path in (Path("/run/frr"), folder, *folder.glob("*.conf")):
         os.chown(path, owner.pw_uid, owner.pw_gid)
-    folder.parent.chmod(0o755)
-    folder.parent.parent.chmod(0o755)
+    for one in takewhile(lambda parent: parent != Path(tempfile.gettempdir()), folder.parents):
+        one.chmod(0o755)  # FRR's user comes through them
     daemons: list[Output] = []
     try:
         for name, there, flags in (("zebra", "zserv.api", ()), ("bgpd", "bgpd.vty", ())):

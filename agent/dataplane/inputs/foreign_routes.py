@@ -90,8 +90,11 @@ class ForeignRoutes:
         """Apply a notification; whether the kernel must be read to know what there is now."""
         if self._waiting is not None and len(self._waiting) <= MOST_WAITING:
             self._waiting.append((route, gone, appended))
-        if self._ownership.is_ours(route) or not (self.is_whole or self._is_near(route.key)):
+        if not (self.is_whole or self._is_near(route.key)):
             return False
+        if self._ownership.is_ours(route):
+            # In the place of another's it has replaced that one.
+            return not gone and not appended and self._displace(route)
         if gone:
             return self._remove(route)
         return self._put(route, appended=appended)
@@ -117,6 +120,20 @@ class ForeignRoutes:
             return False
         if route.key in self._shared or known.target != route.target:
             return True
+        self._delete(prefix, metric)
+        # Router advertisements of several routers are routes with one key (ip6_route_add of RTF_ADDRCONF).
+        return route.key.version == 6 and not route.key.length
+
+    def _displace(self, route: Route) -> bool:
+        prefix, metric = route.key[:2], _metric(route.key)
+        if metric in self._routes.get(prefix, {}):
+            if route.key in self._shared:
+                return True
+            self._delete(prefix, metric)
+        return False
+
+    def _delete(self, prefix: Around, metric: int) -> None:
+        some = self._routes[prefix]
         del some[metric]
         if not some:
             del self._routes[prefix]
@@ -124,8 +141,6 @@ class ForeignRoutes:
             lengths[prefix[1][0]] -= 1
             if not lengths[prefix[1][0]]:
                 del lengths[prefix[1][0]]
-        # Router advertisements of several routers are routes with one key (ip6_route_add of RTF_ADDRCONF).
-        return route.key.version == 6 and not route.key.length
 
     @classmethod
     def of(cls, routes: Iterable[Route], ownership: Ownership | None = None) -> ForeignRoutes:

@@ -64,7 +64,10 @@ def follow(state: StateCache) -> None:
     identity(inputs)
     desired_peers(inputs)
     rules = PolicyInputs(
-        facts.pools, (), state.bgp_configuration, state.own_bgp_configuration, state.bgp_filters
+        facts.pools,
+        cluster=state.bgp_configuration,
+        node=state.own_bgp_configuration,
+        filters=state.bgp_filters,
     )
     policy(rules, tuple(state.bgp_filters))
 

@@ -256,6 +256,18 @@ def test_the_way_is_the_oracles(routes: list[Route]) -> None:
         assert resolve(target, held, LINKS).hops == oracle(target, table.values())
 
 
+def test_a_route_of_ours_in_the_place_of_anothers_has_replaced_it() -> None:
+    key = RouteKey(ip_network("10.9.0.0/16"))
+    other = Route(key, gateway=ip_address("10.0.0.254"), device="eth0", protocol=4)
+    resolver, target = NextHopResolver(Ownership()), ip_address("10.9.1.1")
+    resolver.set_links(LINKS)
+    run_now(resolver.adopt({key: other}))
+    resolver.track([target])
+    assert resolver.resolutions.of(target).by == other
+    resolver.change(other.with_(protocol=12), gone=False, appended=False)
+    assert resolver.resolutions.of(target).by != other
+
+
 @st.composite
 def steps(draw: st.DrawFn) -> list[tuple[Route, bool]]:
     return draw(st.lists(st.tuples(foreign(), st.booleans()), max_size=20))
