@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -86,7 +85,9 @@ class Frr:
             os.chown(path, owner.pw_uid, owner.pw_gid)
         self.zebra = await self._run("zebra")
         await eventually((folder / "zserv.api").exists)
-        self.output = await self._run("bfdd", "--bfdctl", str(folder / "bfdd.sock"))
+        # A control socket of its own; FRR 10 has none any more.
+        knows = "--bfdctl" in self._far.run("/usr/lib/frr/bfdd", "--help")
+        self.output = await self._run("bfdd", *(("--bfdctl", str(folder / "bfdd.sock")) if knows else ()))
         await eventually((folder / "bfdd.vty").exists)
 
     async def _run(self, daemon: str, *more: str) -> Output:
@@ -143,11 +144,7 @@ async def beside(
                 await made.zebra.end()
 
 
-# bfdd of FRR 10 (Debian 13) does not come up by these options; FRR is judged on Debian 12.
-DAEMONS = [Bird, Frr] if sys.version_info < (3, 13) else [Bird]
-
-
-@pytest.mark.parametrize("daemon", DAEMONS)
+@pytest.mark.parametrize("daemon", [Bird, Frr])
 async def test_both_agree_on_both_timers_and_a_frozen_neighbour_is_lost_in_three_intervals(
     far: Far, tmp_path: Path, daemon: type[Bird | Frr]
 ) -> None:
