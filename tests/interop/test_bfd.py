@@ -35,8 +35,9 @@ def bird_config(timers: str, neighbours: str) -> str:
 class Bird:
     """BIRD's `protocol bfd`, with sessions to us."""
 
-    def __init__(self, far: Far, folder: Path) -> None:
-        self._far, self._folder = far, folder
+    def __init__(self, far: Far, folder: Path, stack: AsyncExitStack) -> None:
+        """What is started ends with `stack`, whether all of it came up or not."""
+        self._far, self._folder, self._stack = far, folder, stack
         self.output: Output
 
     async def start(self, tx: int, rx: int, multiplier: int) -> None:
@@ -49,6 +50,7 @@ class Bird:
         self._control = str(self._folder / "bird.ctl")
         command = self._far.command("bird", "-f", "-c", config, "-s", self._control)
         self.output = await start(*command, errors=True)
+        self._stack.push_async_callback(self.output.end)
         await self.output.until("Started")
 
     def view(self) -> tuple[float, float]:
@@ -65,8 +67,9 @@ class Bird:
 class Frr:
     """FRR's bfdd, and the zebra that it needs."""
 
-    def __init__(self, far: Far, folder: Path) -> None:
-        self._far, self._folder = far, folder
+    def __init__(self, far: Far, folder: Path, stack: AsyncExitStack) -> None:
+        """What is started ends with `stack`, whether all of it came up or not."""
+        self._far, self._folder, self._stack = far, folder, stack
         self.output: Output
 
     async def start(self, tx: int, rx: int, multiplier: int) -> None:
@@ -83,7 +86,7 @@ class Frr:
         Path("/run/frr").mkdir(exist_ok=True)
         for path in (Path("/run/frr"), folder, *folder.glob("*.conf")):
             os.chown(path, owner.pw_uid, owner.pw_gid)
-        self.zebra = await self._run("zebra")
+        await self._run("zebra")
         await eventually((folder / "zserv.api").exists)
         # A control socket of its own; FRR 10 has none any more.
         knows = "--bfdctl" in self._far.run("/usr/lib/frr/bfdd", "--help")
@@ -108,7 +111,9 @@ class Frr:
             str(folder),
             *more,
         ]
-        return await start(*self._far.command(*command))
+        output = await start(*self._far.command(*command))
+        self._stack.push_async_callback(output.end)
+        return output
 
     def view(self) -> tuple[float, float]:
         said = self._far.run("vtysh", "--vty_socket", str(self._folder), "-c", "show bfd peers json")
@@ -133,15 +138,10 @@ async def beside(
 ) -> AsyncIterator[tuple[Bird | Frr, BfdProcess]]:
     async with AsyncExitStack() as stack:
         theirs = Path(stack.enter_context(tempfile.TemporaryDirectory()))  # FRR is no root, and gets there
-        made = daemon(far, theirs)
+        made = daemon(far, theirs, stack)
         ours = await stack.enter_async_context(bfd_process(folder / "bfd.sock"))
         await made.start(tx, rx, multiplier)
-        try:
-            yield made, ours
-        finally:
-            await made.output.end()
-            if isinstance(made, Frr):
-                await made.zebra.end()
+        yield made, ours
 
 
 @pytest.mark.parametrize("daemon", [Bird, Frr])
