@@ -38,6 +38,10 @@ class Notifier:
         ):
             out.sendto("\n".join(lines).encode(), address)
 
+    def notify_watchdog(self, seconds: float) -> None:
+        """From now on the manager waits so long for a sign of life, until told otherwise or the process has ended."""
+        self.notify(f"WATCHDOG_USEC={round(seconds * 1e6)}")
+
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
         self.notify(f"STATUS={' '.join(text.split())[:MOST_STATUS]}")

@@ -21,6 +21,8 @@ STARTING_SECONDS = 0.1
 LOOK_SECONDS = 2.0
 SIGNS_PER_WATCHDOG = 4
 """A loop that is late by half the watchdog's time is still alive."""
+BEGIN_AGAIN_SECONDS = 300.0
+"""A process that begins again may be as slow as one that starts: TimeoutStartSec of the unit."""
 
 log = structlog.get_logger()
 
@@ -56,6 +58,8 @@ class Supervision:
         started = self._clock.now()
         watchdog = self._notifier.watchdog_seconds
         pause = min(LOOK_SECONDS, watchdog / SIGNS_PER_WATCHDOG) if watchdog else LOOK_SECONDS
+        if watchdog:
+            self._notifier.notify_watchdog(watchdog)  # a life before this one had asked for more
         try:
             while True:
                 self._look(self._clock.now() - started)
@@ -63,6 +67,8 @@ class Supervision:
         except asyncio.CancelledError:
             if not self._begins_again():  # else systemd would wait for the process to end, and kill it
                 self._notifier.notify("STOPPING=1", "STATUS=stopping; routes stay as they are")
+            elif watchdog:  # nobody gives a sign of life while Python reads the program anew
+                self._notifier.notify_watchdog(BEGIN_AGAIN_SECONDS)
             raise
 
     def _look(self, age_seconds: float) -> None:

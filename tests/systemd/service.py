@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ WHEELS = "/srv/wheels"
 SETTINGS = f'[etcd]\nendpoints = ["http://{FABRIC_ADDRESS}:2379"]\n[kernel]\nnexthop_objects = true\n'
 DROP_IN = "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n"
 """A test does not wait as long as an operator."""
+SLOW_START_SECONDS = 3.5
 POOLS = {"plain": "10.65.0.0/16", "tunnelled": "10.66.0.0/16"}
 SETTLE_SECONDS = 60.0
 BUILD_SECONDS = 200.0
@@ -70,6 +72,17 @@ def start(node: Node) -> None:
     node.done(f"cat >/etc/systemd/system/tortie-agent.service.d/test.conf <<'END'\n{DROP_IN}END")
     node.done(f"cat >/etc/tortie/agent.toml <<'END'\n{SETTINGS}END")
     node.done("systemctl daemon-reload && systemctl enable --now tortie-agent")
+
+
+@contextmanager
+def slow_python(node: Node) -> Iterator[None]:
+    """Our program starts as it does on a machine with no time for it: later than the watchdog of `DROP_IN` waits."""
+    (slow,) = node.done("echo /opt/tortie/current/lib/python3*/site-packages").split()
+    node.done(f"echo 'import time; time.sleep({SLOW_START_SECONDS})' >{slow}/slow.pth")
+    try:
+        yield
+    finally:
+        node.done(f"rm {slow}/slow.pth")
 
 
 def machine_state(node: Node) -> dict[str, list[str]]:

@@ -161,7 +161,7 @@ def test_good_settings_are_in_force_after_a_reload_and_no_route_was_touched(clus
     before, node = cluster.tables(), cluster.first
     process = node.show(AGENT, "MainPID"), node.show(AGENT, "NRestarts")
     node.done(f"cat >/etc/tortie/agent.toml <<'END'\n{SETTINGS}[bgp]\nhold_seconds = 30\nEND")
-    with cluster.watched() as watched:
+    with cluster.watched() as watched, service.slow_python(node):
         node.done(f"systemctl reload {AGENT}")
         node.wait_journal(AGENT, "in force now: bgp.hold_seconds")
         service.wait_peering(cluster.machines)

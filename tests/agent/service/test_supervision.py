@@ -199,16 +199,24 @@ async def test_a_failure_of_it_is_no_stop_and_it_may_run_again(tmp_path: Path, s
         await task
 
 
-async def test_a_process_that_begins_again_does_not_say_that_it_stops(
+async def test_a_process_that_begins_again_does_not_say_that_it_stops_and_has_the_time_of_a_start(
     tmp_path: Path, systemd: Systemd
 ) -> None:
-    told = Supervision(notifier(tmp_path), lambda: SERVING, lambda: None, lambda: True, SystemClock())
+    sends = notifier(tmp_path, WATCHDOG_USEC="3000000")
+    told = Supervision(sends, lambda: SERVING, lambda: None, lambda: True, SystemClock())
     task = asyncio.create_task(told.run())
     await until(systemd, "WATCHDOG=1")
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    assert "STOPPING=1" not in systemd.heard()
+    heard = systemd.heard()
+    assert "STOPPING=1" not in heard
+    assert heard[-1] == "WATCHDOG_USEC=300000000"
+    again = asyncio.create_task(told.run())
+    assert "WATCHDOG_USEC=3000000" in await until(systemd, "WATCHDOG=1")
+    again.cancel()
+    with suppress(asyncio.CancelledError):
+        await again
 
 
 def test_bad_settings_change_nothing_and_say_why() -> None:

@@ -57,9 +57,10 @@ def tunnel_address(store: RawStore, node: LabNode) -> str:
 
 
 def on_device(node: LabNode) -> str:
+    """The tunnel's addresses; nothing while it has none or is made anew: then `ip` answers nothing, or fails."""
     words = inside(node.namespace, ["ip", "-j", "-4", "addr", "show", "dev", "vxlan.calico"])
-    (link,) = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
-    return " ".join(one["local"] for one in link["addr_info"])
+    said = subprocess.run(words, check=False, capture_output=True, text=True).stdout
+    return " ".join(one["local"] for link in json.loads(said or "[]") for one in link.get("addr_info", ()))
 
 
 def holds_tunnel(store: RawStore, node: LabNode) -> bool:
