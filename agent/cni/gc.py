@@ -7,13 +7,14 @@ network, an allocation by the words that ADD recorded with it. Does not know: ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from agent.cni.attachment import attachment_of
 from agent.cni.plugin.spec import NO_OPTIONS, Request, Verb
 from agent.datastore.resources.endpoint_form import KUBERNETES, NETWORK_ANNOTATION, is_of_network
 from agent.datastore.resources.resource_types import WorkloadEndpoint
+from agent.memo import Each
 from ipam.model import Attributes, Block, HandleId, NodeName
 
 
@@ -30,6 +31,28 @@ def garbage(
         if release is not None and (release.container_id, release.interface) not in request.valid:
             releases.setdefault((release.container_id, release.interface), release)
     return tuple(releases.values())
+
+
+class Attachments:
+    """The endpoints of each interface of a container: one that comes or goes among hundreds costs itself alone."""
+
+    def __init__(self) -> None:
+        self._each = Each[WorkloadEndpoint, WorkloadEndpoint]()
+        self._endpoints: Iterable[WorkloadEndpoint] = ()
+        self._found: dict[tuple[str, str], list[WorkloadEndpoint]] = {}
+
+    def of(self, request: Request, endpoints: Iterable[WorkloadEndpoint]) -> Sequence[WorkloadEndpoint]:
+        """Of these endpoints those of the request's interface."""
+        if endpoints is not self._endpoints:
+            self._endpoints = endpoints
+            come, gone = self._each.update(endpoints, lambda one: one)
+            for one in gone:
+                left = [other for other in self._found.pop(_attachment(one)) if other is not one]
+                if left:
+                    self._found[_attachment(one)] = left
+            for one in come:
+                self._found.setdefault(_attachment(one), []).append(one)
+        return self._found.get((request.container_id, request.interface), ())
 
 
 def left_by(request: Request, endpoints: Iterable[WorkloadEndpoint]) -> tuple[Request, ...]:

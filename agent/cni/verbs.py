@@ -28,7 +28,7 @@ from agent.cni.attachment import Attachment, endpoint, handle, host_interface, m
 from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.differences import differences, out_of_place, result_addresses
 from agent.cni.endpoint_store import Assigning, EndpointStore, is_ours
-from agent.cni.gc import addresses_left_by, left_by
+from agent.cni.gc import Attachments, addresses_left_by, left_by
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.results import render, render_addresses
@@ -76,6 +76,7 @@ class Verbs:
         self._store = store
         self._clock = clock
         self._locked = locked
+        self._attachments = Attachments()
         self._staying: set[tuple[str, str]] = set()
         """(container id, interface) whose device the kernel did not let go when an ADD failed."""
 
@@ -89,7 +90,8 @@ class Verbs:
                 request, ((one.handle, one.words) for one in records if one.endpoint is None)
             )
         recorded = [one.endpoint for one in records if one.endpoint is not None]
-        return left_by(request, (*recorded, *self._dependencies.cached_endpoints()))
+        known = self._attachments.of(request, self._dependencies.cached_endpoints())
+        return left_by(request, (*recorded, *known))
 
     def _with_left(self, request: Request) -> tuple[Request, ...]:
         """That and what the request itself names: a handle may hold what nobody else knows of."""

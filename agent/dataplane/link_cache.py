@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
+from agent.dataplane.kernel.dataplane_objects import Links
 from agent.dataplane.kernel.protocol import Kernel, LinkChanged
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Link
@@ -26,7 +27,7 @@ class LinkCache:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self.links: Mapping[str, Link] = {}
+        self.links = Links()
         """By name, as last read."""
         self._all_invalid = True
         self._invalid: set[str] = set()
@@ -70,7 +71,9 @@ class LinkCache:
         self._all_invalid, self._invalid = False, set()
         try:
             if every:
-                self.links = await self._kernel.links()
+                before, self.links = self.links, Links(await self._kernel.links())
+                if self.links.host == before.host:
+                    self.links.host = before.host
                 self._remember(self.links)
                 return None
             return self._adopt({name: await self._kernel.link(name) for name in sorted(invalid)})
@@ -82,8 +85,7 @@ class LinkCache:
     def _adopt(self, found: Mapping[str, Link | None]) -> frozenset[str]:
         different = {name: link for name, link in found.items() if self.links.get(name) != link}
         if different:
-            others = {name: link for name, link in self.links.items() if name not in different}
-            self.links = others | {name: link for name, link in different.items() if link is not None}
+            self.links = self.links.with_changes(different)
             self._remember({name: self.links[name] for name in different if name in self.links})
         return frozenset(different)
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from agent.clock import Clock
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
+from agent.dataplane.kernel.dataplane_objects import host_links
 from agent.dataplane.trigger import Trigger
 from agent.datastore.resources.resource_types import PLURALS
 from agent.datastore.state_cache import StateCache
@@ -62,8 +63,8 @@ class NodeController:
         if links is self._all_links:
             return
         self._all_links = links
-        own = {name: link for name, link in links.items() if not name.startswith(WORKLOAD_PREFIX)}
-        if own != self._links:
+        own = host_links(links)
+        if own is not self._links and own != self._links:
             self._links = own
             self._trigger.fire()
 

@@ -27,7 +27,7 @@ from agent.peering.disabled_peers import FILE_NAME, DisabledPeers
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peering.looking_glass_api import LookingGlass
 from agent.peering.originations import (
-    borrowed_addresses,
+    BorrowedAddresses,
     inherited_blocks,
     loopback_addresses,
     originations,
@@ -57,7 +57,7 @@ from bgp.rib.multipath import NextHops
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
-from bgp.wire.families import Family, Prefix
+from bgp.wire.families import Family
 from ipam.address_text import text_of
 from ipam.model import NodeName
 
@@ -164,7 +164,7 @@ class BgpController:
         self._peering_inputs: PeeringInputs | None = None
         self._policy_inputs: PolicyInputs | None = None
         self._desired = DesiredPeers({})
-        self._borrowed = Memo[frozenset[Prefix]](by_identity=True)
+        self._borrowed = BorrowedAddresses()
         self._claims = Memo[Mapping[Family, BlockClaims]](by_identity=True)
         self._taken_claims: Mapping[Family, BlockClaims] | None = None
         """Those that the speaker has."""
@@ -213,9 +213,7 @@ class BgpController:
             self._taken_claims = claims
             self.speaker.set_block_claims(claims)
         local = with_local_address(self._local_prefixes, facts.links)
-        borrowed = self._borrowed.get(
-            lambda: borrowed_addresses(facts), facts.endpoints, facts.block_owners, facts.node
-        )
+        borrowed = self._borrowed.of(facts)
         inherited = inherited_blocks(state.lost_claims, state.node, installed)
         others = (*local, *own_addresses, *borrowed)
         self.speaker.announce(originations(facts, installed, others, inherited))

@@ -9,12 +9,14 @@ Does not know: sessions, the kernel beyond the keys of installed routes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_network
 
-from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.inputs.facts import Endpoint, Facts
+from agent.dataplane.kernel.dataplane_objects import host_links
 from agent.datastore.state_cache import own_blocks
-from agent.netlink.objects import Link, Route, RouteKey, RouteType
+from agent.memo import Each, Memo
+from agent.netlink.objects import Address, Link, Route, RouteKey, RouteType
 from agent.peering.peer_policies import PolicyInterface
 from bgp.policy.origination import Origination
 from bgp.policy.policy import NORMAL_LOCAL_PREF
@@ -28,7 +30,7 @@ OTHER = Origination(local_pref=NORMAL_LOCAL_PREF)
 
 def with_local_address(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
     """The local prefixes in which an interface has an address: packets to the others would find no host here."""
-    addresses = [address for link in links.values() if link.up for address, _ in link.addresses]
+    addresses = [address for link in host_links(links).values() if link.up for address, _ in link.addresses]
     return tuple(prefix for prefix in prefixes if any(address in prefix for address in addresses))
 
 
@@ -42,9 +44,34 @@ def borrowed_addresses(facts: Facts) -> frozenset[Prefix]:
     """The pods' addresses that are in none of the node's blocks, each as a prefix."""
     own = own_blocks(facts.block_owners, facts.node)
     addresses = (address for endpoint in facts.endpoints for address in endpoint.addresses)
-    return frozenset(
-        ip_network(address) for address in addresses if not any(address in block for block in own)
-    )
+    return frozenset(_borrowed(addresses, own))
+
+
+class BorrowedAddresses:
+    """`borrowed_addresses` pass after pass: a pod that comes or goes among hundreds costs itself alone."""
+
+    def __init__(self) -> None:
+        self._each = Each[Endpoint, frozenset[Prefix]]()
+        self._own: Collection[Prefix] = ()
+        self._known = Memo[frozenset[Prefix]](by_identity=True)
+        self._blocks = Memo[Collection[Prefix]](by_identity=True)
+
+    def of(self, facts: Facts) -> frozenset[Prefix]:
+        """Those of these facts."""
+        own = self._blocks.get(
+            lambda: own_blocks(facts.block_owners, facts.node), facts.block_owners, facts.node
+        )
+        return self._known.get(lambda: self._find(facts, own), facts.endpoints, own)
+
+    def _find(self, facts: Facts, own: Collection[Prefix]) -> frozenset[Prefix]:
+        if own is not self._own:
+            self._each, self._own = Each(), own
+        self._each.update(facts.endpoints, lambda one: frozenset(_borrowed(one.addresses, own)))
+        return frozenset[Prefix]().union(*self._each)
+
+
+def _borrowed(addresses: Iterable[Address], own: Collection[Prefix]) -> Iterator[Prefix]:
+    return (ip_network(address) for address in addresses if not any(address in block for block in own))
 
 
 def inherited_blocks(

@@ -18,6 +18,7 @@ from ipaddress import ip_network
 
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses, RefusedClaim
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX, is_workload_device
+from agent.dataplane.kernel.dataplane_objects import host_links
 from agent.memo import Memo
 from agent.netlink.objects import Address, Link, Prefix, RouteKey
 from bgp.policy.prefix_filter import SHORTEST_PREFIX, Named, PrefixFilter, Refusal
@@ -44,6 +45,7 @@ NO_NEXT_HOPS = tuple(one for one in MARTIANS if one[0] != ip_network("fe80::/10"
 """A link-local next hop is a neighbour of the peer's own link (RFC 2545)."""
 _Refused = tuple[RefusedClaim, ...]
 _Admitted = tuple[Mapping[Prefix, NodeName], _Refused]
+_Networks = tuple[tuple[Address, ...], tuple[Address, ...], tuple[tuple[Prefix, str], ...]]
 IN_NO_POOL = "lies in no pool"
 LINKS_REMEMBERED = 256
 """Most links of a host whose subnets are not made anew by each pass."""
@@ -244,13 +246,15 @@ class AdmissiblePrefixes:
         self._nodes = Memo[tuple[frozenset[Address], frozenset[Address]]](by_identity=True)
         self._blocks = Memo[_Admitted](by_identity=True)
         self._borrowed = Memo[_Admitted](by_identity=True)
+        self._networks = Memo[_Networks](by_identity=True)
         self._pods = Memo[tuple[tuple[Endpoint, ...], _Refused]](by_identity=True)
         self._peers = Memo[_Refused](by_identity=True)
         self._refused = Memo[_Refused](by_identity=True)
         self._blocks_in_force: Collection[Prefix] = frozenset()
         self._is_refused_in_force = False
         """Whether a block is in force though it is refused, so that more than the claims' filter counts."""
-        self._pods_in_force: Collection[tuple[Address, str]] = frozenset()
+        self._pods_in_force: tuple[Endpoint, ...] = ()
+        self._interfaces_in_force = Memo[frozenset[tuple[Address, str]]](by_identity=True)
         self._known: dict[int, Endpoint] = {}
         """By identity: pods of which nothing is refused. They are held, so nothing else has their identity."""
         self._known_by: Rule | None = None
@@ -295,7 +299,8 @@ class AdmissiblePrefixes:
         )
 
     def _surroundings(self, facts: Facts) -> Surroundings:
-        own, tunnels, subnets = host_networks(facts.links)
+        host = host_links(facts.links)
+        own, tunnels, subnets = self._networks.get(lambda: host_networks(host), host)
         nodes, node_tunnels = self._nodes.get(lambda: _addresses(facts.nodes.values()), facts.nodes)
         me, _ = _addresses(() if facts.me is None else (facts.me,))
         gateways = {*facts.peer_gateways.values(), *facts.node_gateways.values()}
@@ -327,23 +332,32 @@ class AdmissiblePrefixes:
         return found
 
     def _admit_pods(self, facts: Facts, rule: Rule, asked: _Asked) -> tuple[tuple[Endpoint, ...], _Refused]:
-        known = self._known if self._known_by is rule else {}
-        self._known, self._known_by = {}, rule
+        if self._known_by is not rule:
+            self._known, self._known_by = {}, rule
+        pods, known = facts.endpoints, self._known
+        now = dict(
+            zip(map(id, pods), pods, strict=True)
+        )  # hundreds, of which one came or went: walked by C alone
+        for key in known.keys() - now.keys():
+            del known[key]
+        unknown = now.keys() - known.keys()
         refused: list[RefusedClaim] = []
-        pods: list[Endpoint] = []
-        for endpoint in facts.endpoints:
+        others: dict[int, Endpoint | None] = {}
+        """What is left of those of which something is refused."""
+        for key in [key for key in now if key in unknown] if unknown else ():
             found: list[RefusedClaim] = []
-            admitted = known.get(id(endpoint)) or self._admit_pod(facts, rule, asked, endpoint, found)
-            if admitted is not None:
-                pods.append(admitted)
-            if not found and admitted is endpoint:
-                self._known[id(endpoint)] = endpoint
+            admitted = self._admit_pod(facts, rule, asked, now[key], found)
+            if not found and admitted is now[key]:
+                known[key] = now[key]
+            else:
+                others[key] = admitted
             refused += found
+        if others:
+            left = (others.get(key, pod) for key, pod in now.items())
+            pods = tuple(pod for pod in left if pod is not None)
         if facts.links:
-            self._pods_in_force = frozenset(
-                (address, pod.interface) for pod in pods for address in pod.addresses
-            )
-        return tuple(pods), tuple(refused)
+            self._pods_in_force = pods
+        return pods, tuple(refused)
 
     def _admit_pod(
         self, facts: Facts, rule: Rule, asked: _Asked, endpoint: Endpoint, refused: list[RefusedClaim]
@@ -368,19 +382,19 @@ class AdmissiblePrefixes:
         """Whether a pod's route is in force, in this life of the agent or since an earlier one, and may stay."""
         prefix = ip_network(address)
         is_earlier = facts.earlier_pods.get(RouteKey(prefix)) == interface
-        return (is_earlier or (address, interface) in self._pods_in_force) and not rule.in_force(prefix)
+        pods = self._pods_in_force
+        found = self._interfaces_in_force.get(
+            lambda: frozenset((address, pod.interface) for pod in pods for address in pod.addresses), pods
+        )
+        return (is_earlier or (address, interface) in found) and not rule.in_force(prefix)
 
 
-def host_networks(
-    links: Mapping[str, Link],
-) -> tuple[tuple[Address, ...], tuple[Address, ...], tuple[tuple[Prefix, str], ...]]:
+def host_networks(links: Mapping[str, Link]) -> _Networks:
     """This host's addresses, those of our tunnels, and its connected subnets with their links, but for pods' links."""
     own: list[Address] = []
     tunnels: list[Address] = []
     subnets: list[tuple[Prefix, str]] = []
-    for name, link in links.items():
-        if name.startswith(WORKLOAD_PREFIX):
-            continue
+    for name, link in host_links(links).items():
         addresses, connected = _of_link(name, link.addresses)
         (tunnels if name in OUR_TUNNELS else own).extend(addresses)
         subnets += connected

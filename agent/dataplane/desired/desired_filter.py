@@ -12,7 +12,7 @@ from ipaddress import IPv4Network
 from agent.dataplane.inputs.facts import Endpoint, Facts
 from agent.dataplane.kernel.calico_names import is_workload_device
 from agent.dataplane.kernel.dataplane_objects import FilterElement, FilterSet, WorkloadFilter, collapsed
-from agent.memo import Memo
+from agent.memo import Each, Memo
 from agent.netlink.objects import Address, Prefix, Tunnel, TunnelKind
 
 IPIP_PROTOCOL = 4
@@ -30,21 +30,20 @@ class WorkloadElements:
     """
 
     def __init__(self) -> None:
-        self._made: dict[int, tuple[Endpoint, tuple[FilterElement, ...]]] = {}
-        """By the identity of the endpoint, which is held so that nothing else can have it."""
+        self._made = Each[Endpoint, tuple[Endpoint, tuple[FilterElement, ...]]]()
+        self._with_prefixes: list[Endpoint] = []
         self._bearers: dict[FilterElement, int] = {}
         """How many endpoints an element follows from: usually one."""
         self._elements = frozenset[FilterElement]()
 
     def of(self, endpoints: Iterable[Endpoint]) -> frozenset[FilterElement]:
         """Their elements."""
-        known = self._made
-        self._made = {id(one): known.get(id(one)) or (one, tuple(_of_workload(one))) for one in endpoints}
-        come = [element for key in self._made.keys() - known.keys() for element in self._made[key][1]]
+        new, old = self._made.update(endpoints, lambda one: (one, tuple(_of_workload(one))))
+        come = [element for _, elements in new for element in elements]
         for element in come:
             self._bearers[element] = self._bearers.get(element, 0) + 1
         gone = set()
-        for element in (one for key in known.keys() - self._made.keys() for one in known[key][1]):
+        for element in (element for _, elements in old for element in elements):
             self._bearers[element] -= 1
             if not self._bearers[element]:
                 del self._bearers[element]
@@ -53,7 +52,9 @@ class WorkloadElements:
             self._elements |= frozenset(come)
         if gone:
             self._elements -= gone
-        prefixes = frozenset(_prefixes(endpoint for endpoint, _ in self._made.values()))
+        if any(endpoint.source_prefixes for endpoint, _ in (*new, *old)):
+            self._with_prefixes = [endpoint for endpoint, _ in self._made if endpoint.source_prefixes]
+        prefixes = frozenset(_prefixes(self._with_prefixes))
         return self._elements | prefixes if prefixes else self._elements
 
 

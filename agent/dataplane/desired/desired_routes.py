@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 from agent.dataplane.cooperative import PIECE, Work
 from agent.dataplane.desired.route_producers import (
@@ -19,11 +19,11 @@ from agent.dataplane.desired.route_producers import (
     datastore_routes,
     learned_routes,
     merge,
-    workload_routes,
+    routes_to_pod,
 )
-from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
-from agent.memo import Memo
+from agent.dataplane.inputs.facts import Endpoint, Facts, FactSettings
+from agent.dataplane.kernel.dataplane_objects import host_links
+from agent.memo import Each, Memo
 from agent.netlink.objects import Route, RouteKey
 from bgp.rib.multipath import NextHops
 
@@ -43,6 +43,9 @@ class DesiredRoutes:
         self._without: tuple[Without, Without] = {}, {}
         """What the datastore, and what BGP knows of and no producer of that side has a route for."""
         self._workloads_of = Memo[dict[RouteKey, Route]](by_identity=True)
+        self._each = Each[Endpoint, tuple[tuple[RouteKey, Route], ...]]()
+        self._settings: FactSettings | None = None
+        """With which these were made."""
 
     def without(self) -> Iterator[tuple[RouteKey, NoRoute]]:
         """The prefixes that others have and to which no route is desired, and why."""
@@ -61,9 +64,7 @@ class DesiredRoutes:
         mapping follows later calls: it is read before the next one. Nothing is adopted before the last piece is done.
         """
         followed = _without_followed(facts)
-        workloads = self._workloads_of.get(
-            lambda: {route.key: route for route in workload_routes(facts)}, facts.endpoints, facts.settings
-        )
+        workloads = self._workloads_of.get(lambda: self._of_workloads(facts), facts.endpoints, facts.settings)
         if touched is not None and followed == self._computed_from:
             return self._routes, (yield from self._change(facts, touched, workloads))
         # What was learned goes on changing while others run.
@@ -78,6 +79,13 @@ class DesiredRoutes:
         self._routes = merge(self._datastore, workloads, learned)
         return self._routes, None
 
+    def _of_workloads(self, facts: Facts) -> dict[RouteKey, Route]:
+        if facts.settings is not self._settings:
+            self._each, self._settings = Each(), facts.settings
+        protocol = facts.settings.protocols.workload
+        self._each.update(facts.endpoints, lambda one: _by_key(routes_to_pod(one, protocol)))
+        return dict(chain.from_iterable(self._each))
+
     def _change(
         self,
         facts: Facts,
@@ -87,9 +95,9 @@ class DesiredRoutes:
         """Compute anew at the keys that were touched and those of pods that came, went or moved."""
         hops, before = dict(touched), self._workloads
         if workloads is not before:
-            keys = before.keys() | workloads.keys()
-            moved = (key for key in keys if before.get(key) != workloads.get(key))
-            hops |= {key: facts.bgp_nexthops.get(key) for key in moved}
+            # Routes of pods that stay are the same objects.
+            was, now = ({*zip(some, map(id, some.values()), strict=True)} for some in (before, workloads))
+            hops |= {key: facts.bgp_nexthops.get(key) for key, _ in was ^ now}
         without = Without()
         learned = yield from _collected(learned_routes(facts, hops.items(), without))
         by_bgp = self._without[1]
@@ -114,8 +122,7 @@ def _without_followed(facts: Facts) -> Facts:
 
     And but for what is refused, of which no route follows.
     """
-    links = {name: link for name, link in facts.links.items() if not name.startswith(WORKLOAD_PREFIX)}
-    return replace(facts, bgp_nexthops={}, endpoints=(), links=links, refused=())
+    return replace(facts, bgp_nexthops={}, endpoints=(), links=host_links(facts.links), refused=())
 
 
 def _collected(routes: Iterator[Route]) -> Work[dict[RouteKey, Route]]:
@@ -124,3 +131,7 @@ def _collected(routes: Iterator[Route]) -> Work[dict[RouteKey, Route]]:
         found.update([(route[0], route) for route in piece])
         yield
     return found
+
+
+def _by_key(routes: Iterator[Route]) -> tuple[tuple[RouteKey, Route], ...]:
+    return tuple((route.key, route) for route in routes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from agent.dataplane.desired.desired_filter import DesiredFilter
-from agent.dataplane.desired.desired_sysctls import sysctls
+from agent.dataplane.desired.desired_sysctls import OfEndpoints, sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Masquerade
@@ -23,6 +23,7 @@ class DesiredObjects:
         self._neighbours = Memo[Mapping[tuple[str, Address], Neighbour]](by_identity=False)
         self._fdb = Memo[Mapping[tuple[str, str], FdbEntry]](by_identity=False)
         self._sysctls = Memo[Mapping[str, Sysctl]](by_identity=True)
+        self._of_endpoints = OfEndpoints()
         self._forwarding: tuple[str, ...] = ()
         self._filter = DesiredFilter()
 
@@ -47,7 +48,10 @@ class DesiredObjects:
         if forwarding != self._forwarding:
             self._forwarding = forwarding
         return self._sysctls.get(
-            lambda: sysctls(facts, forwarding), facts.endpoints, facts.pools, self._forwarding
+            lambda: sysctls(facts, forwarding, self._of_endpoints),
+            facts.endpoints,
+            facts.pools,
+            self._forwarding,
         )
 
 

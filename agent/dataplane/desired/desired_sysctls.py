@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import chain
 
-from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.inputs.facts import Endpoint, Facts
+from agent.memo import Each
 from agent.netlink.objects import Sysctl
 
 FORWARDING_OF = "net/ipv4/conf/{}/forwarding"
@@ -34,17 +36,29 @@ FORWARDING = Sysctl("net/ipv4/ip_forward", "1")
 FORWARDING_6 = Sysctl("net/ipv6/conf/all/forwarding", "1")
 
 
-def sysctls(facts: Facts, forwarding: Iterable[str] = ()) -> dict[str, Sysctl]:
-    """The sysctls for forwarding, those of other interfaces that are to forward, and those of each pod's."""
+OfEndpoints = Each[Endpoint, Iterable[tuple[str, Sysctl]]]
+
+
+def sysctls(
+    facts: Facts, forwarding: Iterable[str] = (), each: OfEndpoints | None = None
+) -> dict[str, Sysctl]:
+    """The sysctls for forwarding, those of other interfaces that are to forward, and those of each pod's.
+
+    `each` remembers those of the pods from one call to the next.
+    """
     found = {FORWARDING.name: FORWARDING}
     if any(pool.cidr.version == 6 for pool in facts.pools):
         found[FORWARDING_6.name] = FORWARDING_6
     for name in (FORWARDING_OF.format(device) for device in forwarding):
         found[name] = Sysctl(name, "1")
-    for endpoint in facts.endpoints:
-        dual = any(address.version == 6 for address in endpoint.addresses)
-        found |= _of_interface(endpoint.interface, dual)
+    each = OfEndpoints() if each is None else each
+    each.update(facts.endpoints, lambda one: _of_endpoint(one).items())
+    found |= chain.from_iterable(each)
     return found
+
+
+def _of_endpoint(endpoint: Endpoint) -> Mapping[str, Sysctl]:
+    return _of_interface(endpoint.interface, any(address.version == 6 for address in endpoint.addresses))
 
 
 def names_of(interface: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from agent.dataplane.desired.combined_targets import combine
-from agent.dataplane.inputs.facts import Facts, NodeAddresses
+from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.inputs.next_hops import Resolution
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE
 from agent.netlink.objects import Address, Prefix, Route, RouteKey, RouteTarget, RouteType, Scope
@@ -85,8 +85,12 @@ def merge(*producers: Mapping[RouteKey, Route]) -> dict[RouteKey, Route]:
 def workload_routes(facts: Facts) -> Iterator[Route]:
     """To this node's pods."""
     for endpoint in facts.endpoints:
-        for address in endpoint.addresses:
-            yield _workload_route(address, endpoint.interface, facts.settings.protocols.workload)
+        yield from routes_to_pod(endpoint, facts.settings.protocols.workload)
+
+
+def routes_to_pod(endpoint: Endpoint, protocol: int) -> Iterator[Route]:
+    """To one of them."""
+    return (_workload_route(address, endpoint.interface, protocol) for address in endpoint.addresses)
 
 
 @lru_cache(maxsize=PODS_REMEMBERED)

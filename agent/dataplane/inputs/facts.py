@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from agent.dataplane.inputs.next_hops import Resolution, Resolutions
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
+from agent.dataplane.kernel.dataplane_objects import host_links
 from agent.dataplane.kernel.ownership import Ownership
 from agent.datastore.resources.bgp_types import DEFAULT_PORT
 from agent.netlink.objects import Address, Link, Prefix, RouteKey
@@ -154,7 +155,7 @@ class Facts:
     def parent_of(self, version: int) -> Link | None:
         """The underlay interface: the one that has this node's address of a version of IP."""
         own = self.me.on(version) if self.me is not None else None
-        return link_with(self.links, own.ip) if own is not None else None
+        return link_with(host_links(self.links), own.ip) if own is not None else None
 
     def underlay_mtu(self, version: int) -> int | None:
         """Octets of the largest packet that gets to every other node; the parent's MTU before links are looked up.
@@ -166,7 +167,7 @@ class Facts:
         if parent is None:
             return None
         if not found and bears_no_subnet(parent):
-            found = [link.mtu for link in self.links.values() if may_be_uplink(link)]
+            found = [link.mtu for link in host_links(self.links).values() if may_be_uplink(link)]
         return min(found) if found else parent.mtu
 
     def loopback_address(self, version: int) -> Address | None:

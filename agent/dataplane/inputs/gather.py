@@ -13,13 +13,14 @@ from ipaddress import ip_address, ip_network
 from agent.dataplane.inputs.facts import Endpoint, Facts, FactSettings, NodeAddresses
 from agent.dataplane.inputs.next_hops import Resolutions
 from agent.dataplane.inputs.underlay import Underlay
+from agent.dataplane.kernel.dataplane_objects import host_links
 from agent.datastore.resources.bgp_parsing import peer_address
 from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
 from agent.datastore.resources.validation import NODE_PREFIX
 from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
-from agent.memo import Memo
+from agent.memo import Each, Memo
 from agent.netlink.objects import Address, Link, RouteKey
 from bgp.rib.multipath import NextHops
 from bgp.wire.families import Prefix, without_zone
@@ -56,8 +57,7 @@ class Gatherer:
         self._here = Memo[frozenset[NodeName]](by_identity=True)
         self._owners = Memo[Mapping[Prefix, NodeName]](by_identity=True)
         self._borrowed = Memo[Mapping[Prefix, NodeName]](by_identity=True)
-        self._made: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
-        """By the identity of what each was made of, which is held so that nothing else can have it."""
+        self._made = Each[WorkloadEndpoint, Endpoint]()
 
     def gather(
         self,
@@ -79,7 +79,8 @@ class Gatherer:
         nodes, pools, endpoints = cluster.nodes, cluster.pools, cluster.endpoints
         owners = cluster.block_owners
         older = self._older.get(lambda: self._older_names(nodes), nodes)
-        here = self._here.get(lambda: names_here(cluster.node, nodes, links), nodes, links)
+        host = host_links(links)
+        here = self._here.get(lambda: names_here(cluster.node, nodes, host), nodes, host)
         ports, peers = cluster.bgp_configurations, cluster.bgp_peers
         return Facts(
             node=cluster.node,
@@ -113,9 +114,8 @@ class Gatherer:
 
     def _pods(self, endpoints: Iterable[WorkloadEndpoint], settings: FactSettings) -> tuple[Endpoint, ...]:
         """One pod comes or goes among hundreds: the others' are not made anew."""
-        known = self._made
-        self._made = {id(one): known.get(id(one)) or (one, _endpoint(one, settings)) for one in endpoints}
-        return tuple(made for _, made in self._made.values())
+        self._made.update(endpoints, lambda one: _endpoint(one, settings))
+        return tuple(self._made)
 
 
 def _of_nodes(borrowed: Mapping[Prefix, NodeName], nodes: frozenset[NodeName]) -> dict[Prefix, NodeName]:

@@ -18,7 +18,7 @@ from ipaddress import IPv6Address
 
 from agent.dataplane.cooperative import Work
 from agent.dataplane.inputs.foreign_routes import ForeignRoutes, connected_routes
-from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
+from agent.dataplane.kernel.dataplane_objects import host_links
 from agent.dataplane.kernel.ownership import Ownership
 from agent.netlink.objects import ADDRESS_OCTETS, Address, Link, NextHop, Route, RouteKey, RouteType
 
@@ -167,8 +167,8 @@ class NextHopResolver:
         if links is self._all_links:
             return False
         self._all_links = links
-        own = {name: link for name, link in links.items() if not name.startswith(WORKLOAD_PREFIX)}
-        if own == self._links:
+        own = host_links(links)
+        if own is self._links or own == self._links:
             return False
         self._links = own
         if not self.is_known:

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from types import MappingProxyType
 from typing import NamedTuple
 
-from agent.netlink.objects import Address, FdbEntry, Neighbour, Prefix, Route, RouteKey, Sysctl, Tunnel
+from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
+from agent.netlink.objects import Address, FdbEntry, Link, Neighbour, Prefix, Route, RouteKey, Sysctl, Tunnel
 
 
 class Kind(IntEnum):
@@ -26,6 +28,42 @@ class Kind(IntEnum):
     ROUTE = 6
     MASQUERADE = 7
     FORWARD = 8
+
+
+class Links(dict[str, Link]):
+    """The links of one moment by name; it is not changed, but made anew."""
+
+    def __init__(self, links: Mapping[str, Link] = MappingProxyType({})) -> None:
+        super().__init__(links)
+        self.host: Mapping[str, Link] = {
+            name: link for name, link in self.items() if not name.startswith(WORKLOAD_PREFIX)
+        }
+        """Those that are no pods': there are few, and the same object is here as long as none of them changed."""
+
+    def with_changes(self, changes: Mapping[str, Link | None]) -> Links:
+        """With these links in place of those of their names; None: it is gone."""
+        made = Links()
+        made.update(self)
+        _change(made, changes)
+        mine = {name: link for name, link in changes.items() if not name.startswith(WORKLOAD_PREFIX)}
+        made.host = self.host
+        if mine:
+            _change(host := dict(self.host), mine)
+            made.host = host
+        return made
+
+
+def _change(links: dict[str, Link], changes: Mapping[str, Link | None]) -> None:
+    for name, link in changes.items():
+        if link is None:
+            links.pop(name, None)
+        else:
+            links[name] = link
+
+
+def host_links(links: Mapping[str, Link]) -> Mapping[str, Link]:
+    """The links that are no pods'."""
+    return links.host if isinstance(links, Links) else Links(links).host
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ from agent.netlink.objects import (
     RouteType,
 )
 
+MOST_ONE_BY_ONE = 64
+"""Routes of one write that are looked at for whether they lead to a pod."""
+
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
@@ -77,6 +80,8 @@ class ActualState:
         """Keys of default routes, of any metric, as last read."""
         self._subnets = _subnets(self._objects[Kind.ROUTE])
         """Prefixes that are on a link by a route with a metric -> that route's key, as last read."""
+        self._to_pods: dict[str, set[RouteKey]] | None = None
+        """Pod's interface -> at least the keys of the routes that lead there; None: to be made of the routes."""
         self._invalid: dict[RouteKey, Route] = {}
         """Foreign routes that changed where nothing is desired: not worth a reading, not known any more."""
 
@@ -96,6 +101,7 @@ class ActualState:
             self._departed |= {key: route.device for key, route in gone if route.device is not None}
             self._defaults = tuple(key for key in found if not key[1][0])
             self._subnets = _subnets(found)
+            self._to_pods = None
         self._objects[kind] = dict(found)
 
     def default_of_others(self, version: int, ownership: Ownership) -> Route | None:
@@ -123,6 +129,8 @@ class ActualState:
     def adopt_some(self, kind: Kind, found: Mapping[Any, Any]) -> None:
         """Take over a reading of these objects alone."""
         self._objects[kind].update(found)
+        if kind is Kind.ROUTE and found:
+            self._note_to_pods(found.items())
 
     def wrote(self, kind: Kind, objects: Iterable[tuple[Any, Any]]) -> None:
         """Objects were put; a tunnel device that had to be made anew has lost what was on the one before it."""
@@ -131,7 +139,32 @@ class ActualState:
             objects = tuple(objects)
             both = ((key, known[key], tunnel) for key, tunnel in objects if key in known)
             self.drop_devices({key for key, was, now in both if now.immutable_differences(was)})
+        if kind is Kind.ROUTE:
+            objects = tuple(objects)
+            self._note_to_pods(objects)
         known.update(objects)
+
+    def _note_to_pods(self, routes: Collection[tuple[RouteKey, Route]]) -> None:
+        """These are known from now on; of very many, as BGP learns them, none is looked at before a pod goes."""
+        if len(routes) > MOST_ONE_BY_ONE:
+            self._to_pods = None
+        elif self._to_pods is not None:
+            _add_to_pods(self._to_pods, routes)
+
+    def _over(self, names: Set[str]) -> dict[RouteKey, Route]:
+        """The routes that lead over these interfaces: of pods' alone they are found without a walk over all others."""
+        routes = self._objects[Kind.ROUTE]
+        if all(name.startswith(WORKLOAD_PREFIX) for name in names):
+            if self._to_pods is None:
+                self._to_pods = {}
+                _add_to_pods(self._to_pods, routes.items())
+            keys = {key for name in names for key in self._to_pods.pop(name, ())}
+            routes = {key: routes[key] for key in keys if key in routes}
+        return {
+            key: route
+            for key, route in routes.items()
+            if route[1].device in names or (route[1].hops and not names.isdisjoint(route[1].devices()))
+        }
 
     def removed(self, kind: Kind, keys: Iterable[Any]) -> None:
         """Objects were removed; with a tunnel device goes what is on it."""
@@ -149,11 +182,7 @@ class ActualState:
         if not names:
             return {}
         routes, sysctls = self._objects[Kind.ROUTE], self._objects[Kind.SYSCTL]
-        gone = {
-            key: route
-            for key, route in routes.items()
-            if route[1].device in names or (route[1].hops and not names.isdisjoint(route[1].devices()))
-        }
+        gone = self._over(names)
         left: dict[int, RouteTarget | None] = {}  # by identity: very many routes share a target
         for key, route in gone.items():
             target = route[1]
@@ -216,6 +245,13 @@ def _subnets(routes: Mapping[RouteKey, Route]) -> dict[RouteKey, RouteKey]:
         and target.gateway is None
         and target.type is RouteType.UNICAST
     }
+
+
+def _add_to_pods(found: dict[str, set[RouteKey]], routes: Iterable[tuple[RouteKey, Route]]) -> None:
+    for key, (_, target) in routes:
+        for name in (target.device,) if not target.hops else target.devices():
+            if name is not None and name.startswith(WORKLOAD_PREFIX):
+                found.setdefault(name, set()).add(key)
 
 
 def is_pod(route: Route) -> bool:
