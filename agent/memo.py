@@ -51,8 +51,9 @@ class Each(Generic[T, R]):
         items = tuple(items)
         now = dict(zip(map(id, items), items, strict=True))
         new = now.keys() - self._items.keys()
-        come = {key: make(now[key]) for key in now if key in new} if new else {}
-        gone = [self._made.pop(key) for key in self._items.keys() - now.keys()]
+        come = {key: make(now[key]) for key in (new if len(new) < 2 else [key for key in now if key in new])}
+        left = len(self._items) - (len(now) - len(new))
+        gone = [self._made.pop(key) for key in self._items.keys() - now.keys()] if left else []
         self._made |= come
         self._items = now
         return list(come.values()), gone

@@ -22,15 +22,34 @@ from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import LinkChanged, ObjectsChanged
 from agent.dataplane.kinds.states import ActualState, DesiredState
 from agent.dataplane.link_cache import LinkCache
-from agent.netlink.objects import Route, RouteKey
+from agent.netlink.objects import Link, Route, RouteKey
 
 
 class Urgency(Enum):
     """When there should be a pass."""
 
     NOTHING = "with the next one"
+    LATER = "within a second, with what else others do meanwhile"
     SOON = "in a moment, in which the event that follows may come"
     NOW = "at once"
+
+
+MOST_DEFERRED = 4096
+"""Links of others whose events wait; one more, and all are taken in."""
+
+
+@dataclass(slots=True)
+class Deferred:
+    """What happened to a link that nothing leads over."""
+
+    seen: Link | None
+    """As the last event had it that was about the link itself."""
+    gone: bool
+    """It went, or is down."""
+    is_lost: bool
+    """It lost an address, or went."""
+    readings: int
+    """How often all routes had been read when it was first heard of."""
 
 
 @dataclass(slots=True)
@@ -46,12 +65,17 @@ class EventTriage:
     """Kinds to be read again as a whole."""
     gone: set[str] = field(default_factory=set)
     """Links that went or are down since the last pass."""
+    later: dict[str, Deferred] = field(default_factory=dict)
+    """What others' containers have done to their links, until it is taken in."""
+    route_readings: int = 0
+    """How often all routes were read."""
     authors: dict[Kind, str] = field(default_factory=dict)
     """Which program changed a kind of object last, where the kernel says so."""
 
     def invalidate_all(self) -> None:
         """Something may have changed anywhere."""
         self.links.invalidate_all()
+        self.later.clear()
         self.stale.update(Kind)
         self.applier.retries.retry_all_now()
 
@@ -72,6 +96,65 @@ class EventTriage:
         return Urgency.NOW
 
     def _link(self, event: LinkChanged, desired: DesiredState, unsettled: Collection[RouteKey]) -> Urgency:
+        if self._is_of_others(event, desired, unsettled):
+            one = self.later.setdefault(event.name, Deferred(None, False, False, self.route_readings))
+            one.is_lost = one.is_lost or event.is_lost or event.gone
+            if event.seen is not None:
+                one.seen, one.gone = event.seen, event.gone
+            return Urgency.LATER if len(self.later) <= MOST_DEFERRED else self.take_later()
+        if event.name in self.later:  # of concern now, with all that happened to it before
+            self._take_in(event.name, self.later.pop(event.name))
+        urgency = self._link_now(event, desired, unsettled)
+        if not event.is_lost:
+            return urgency
+        self.stale.add(Kind.ROUTE)
+        return Urgency.NOW
+
+    def take_later(self) -> Urgency:
+        """Take in what was deferred; of a link that came and went meanwhile nothing is left to be done."""
+        deferred, self.later = self.later, {}
+        urgency = Urgency.NOTHING
+        for name, one in deferred.items():
+            if not one.gone or name in self.links.links or one.readings != self.route_readings:
+                self._take_in(name, one)
+                urgency = Urgency.NOW
+        return urgency
+
+    def _take_in(self, name: str, one: Deferred) -> None:
+        self.links.invalidate(name, one.seen.index if one.seen is not None else None)
+        self.applier.link_changed(name)
+        if one.is_lost:
+            self.gone.add(
+                name
+            )  # its routes may have gone with the address; one that is there all the same stays
+
+    def _is_of_others(
+        self, event: LinkChanged, desired: DesiredState, unsettled: Collection[RouteKey]
+    ) -> bool:
+        """Whether it is about a veth of somebody else's container, over which nothing of this node leads.
+
+        Such a veth has no address but such as are a host's alone (`ptp` gives each the gateway's), no way of a next hop
+        leads over it, nothing waits for a link, and it is none that is known under another name. A node's own uplink
+        may be a veth as well: it has a subnet, or a way leads over it, or the node is not complete without it.
+        """
+        name, known = event.name, self.links.links.get(event.name)
+        if name.startswith(WORKLOAD_PREFIX) or name in OUR_TUNNELS or unsettled or not desired.complete:
+            return False
+        if event.address is not None and event.address[1] != event.address[0].max_prefixlen:
+            return False
+        link = event.seen or known or (self.later[name].seen if name in self.later else None)
+        if link is None or link.kind != "veth":
+            return False
+        host = self.links.links.host
+        is_renamed = any(one.index == link.index and one.name != name for one in host.values())
+        has_subnet = known is not None and any(
+            length != own.max_prefixlen and not own.is_link_local for own, length in known.addresses
+        )
+        return not (is_renamed or has_subnet or self.next_hops.leads_over(name))
+
+    def _link_now(
+        self, event: LinkChanged, desired: DesiredState, unsettled: Collection[RouteKey]
+    ) -> Urgency:
         name, is_ours = event.name, event.name in OUR_TUNNELS
         is_pods = name.startswith(
             WORKLOAD_PREFIX

@@ -122,6 +122,8 @@ class Reconciler:
         self.next_hops = next_hops or NextHopResolver(self._ownership)
         self._events = EventTriage(self._links, self._applier, self._actual, self._ownership, self.next_hops)
         self._cleanup = ConntrackCleanup(kernel, self._counters, log)
+        self._is_later_due = False
+        """Whether what was deferred will be taken in."""
         self._inherited = Inherited()
         self._desired = DesiredState(Dataplane(), complete=False, bgp_complete=False)
         self._avoided: frozenset[Address] = frozenset()
@@ -294,6 +296,14 @@ class Reconciler:
             self.trigger()
         elif urgency is Urgency.SOON:
             self.trigger_soon()
+        elif urgency is Urgency.LATER and not self._is_later_due:
+            self._is_later_due = True
+            asyncio.get_running_loop().call_later(self._timing.later_seconds, self._take_later)
+
+    def _take_later(self) -> None:
+        self._is_later_due = False
+        if self._events.take_later() is Urgency.NOW:
+            self.trigger()
 
     async def _do_passes(self) -> None:
         while True:
@@ -380,6 +390,7 @@ class Reconciler:
                 self._events.stale.discard(kind.kind)
                 if kind.kind is Kind.ROUTE:
                     self.next_hops.begin_reading()
+                    self._events.route_readings += 1
                 try:
                     found = await kind.read(self._desired)
                 except (Exception, asyncio.CancelledError):

@@ -47,6 +47,8 @@ class PassTiming:
     """How long a tunnel that is no longer desired is left after a packet last came out of it."""
     soon_seconds: float = 0.02
     """From the end of a pod's link to a pass: the plugin's own report that the pod is gone follows."""
+    later_seconds: float = 1.0
+    """From what somebody else's container does to a link that nothing leads over to a pass that takes it in."""
     error_seconds: float = 1.0
     """The pause after a pass that could not read or write the kernel."""
 

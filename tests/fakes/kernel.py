@@ -125,6 +125,15 @@ class FakeKernel:
         self._next_index += 1
         self.sysctl_table[f"net/ipv4/conf/{name}/proxy_arp"] = "0"
         self._tell_link(name)
+        for address in addresses:
+            self._tell(LinkChanged(name, address=address))
+
+    def add_address(self, name: str, text: str) -> None:
+        """Somebody gives a link one more address."""
+        address = ip_interface(text).ip, ip_interface(text).network.prefixlen
+        link = self.link_table[name]
+        self.link_table[name] = replace(link, addresses=(*link.addresses, address))
+        self._tell(LinkChanged(name, address=address))
 
     def delete_link(self, name: str) -> None:
         """Somebody deletes a link; what stood on it goes silently, as in the kernel."""

@@ -156,6 +156,10 @@ class NextHopResolver:
         self.changed: Callable[[], None] = lambda: None
         """Called when some way is another one."""
         self._taken = self.resolutions
+        self._devices: frozenset[str | None] = frozenset()
+        """Those of `leads_over`, as of the ways and their number below."""
+        self._devices_of: Mapping[Address, Resolution] | None = None
+        self._devices_count = 0
 
     @property
     def is_known(self) -> bool:
@@ -175,6 +179,16 @@ class NextHopResolver:
             subnets = ((name, *one) for name, link in own.items() for one in link.addresses)
             self._implied = ForeignRoutes.of(connected_routes(subnets))
         return self._look_again()
+
+    def leads_over(self, device: str) -> bool:
+        """Whether a way leads, or led, over an interface, or an address of its link is followed."""
+        known = self.resolutions.known
+        if known is not self._devices_of or len(known) != self._devices_count:
+            self._devices_of, self._devices_count = known, len(known)
+            hops_known = (*(way.hops for way in known.values()), *self._good.values())
+            self._devices = frozenset(hop.device for hops in hops_known for hop in hops)
+            self._devices |= {one.scope_id for one in known if isinstance(one, IPv6Address)}
+        return device in self._devices
 
     def begin_reading(self) -> None:
         """The kernel's routes are being read from now on."""

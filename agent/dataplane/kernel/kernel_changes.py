@@ -6,6 +6,7 @@ becomes one Overrun. Does not know: what is ours.
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections import deque
 from collections.abc import Collection
@@ -47,6 +48,14 @@ GROUPS = (
 )
 NETCONFMSG_BYTES, NETCONFA_IFINDEX = 4, 1
 """linux/netconf.h: the family, padded; the interface, -1 for all, -2 for later ones."""
+LINK_LOCAL_6 = b"\xfe\x80"
+"""How fe80::/16 begins: what is on one link is no route's that matters here."""
+NOISE_SECONDS = 0.005
+"""Notifications that follow some of no concern wait together for so long: a new interface makes twenty."""
+RTNETLINK_TYPES = 0x100
+"""Above are netfilter's, by subsystem."""
+MOST_NAMES = 8192
+"""Interfaces whose names are remembered."""
 MOST_DATAGRAMS_AT_ONCE = 256
 """Notifications taken before the listener is asked to work: some 2 ms."""
 
@@ -63,6 +72,8 @@ class NetlinkChanges:
             self._subscriptions.append(Subscription(NETLINK_NETFILTER, (nftables.NFNLGRP_NFTABLES,)))
             self._subscriptions[1].ignore(own[NETLINK_NETFILTER].port)
         self._sysctls = SysctlWatch()
+        self._names: dict[int, str] = {}
+        """Index -> name of interfaces, as last said: that an address went is read when its interface has gone, too."""
         self._touched: set[Kind] = set()
         self._waiting: deque[KernelEvent] = deque()
 
@@ -79,10 +90,14 @@ class NetlinkChanges:
         self._sysctls.follow(names)
 
     async def __anext__(self) -> KernelEvent:
+        is_noise = False
         while not self._waiting:
             await readable(
                 [*self._subscriptions, self._sysctls] if self._sysctls.works else self._subscriptions
             )
+            if is_noise:
+                await asyncio.sleep(NOISE_SECONDS)
+            is_noise = True
             written = self._sysctls.written() if self._sysctls.works else frozenset()
             if written is None or written:
                 self._waiting.append(ObjectsChanged(Kind.SYSCTL, names=written or frozenset()))
@@ -111,11 +126,11 @@ class NetlinkChanges:
         if found.type in {rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE}:
             route = decode_route(data, found.start, found.end, device_name)
             gone, appended = found.type == rtnetlink.RTM_DELROUTE, bool(found.flags & rtnetlink.NLM_F_APPEND)
-            return [ObjectsChanged(Kind.ROUTE, route, gone, appended)] if route is not None else []
+            if route is None or (route.key.version == 6 and route.key.octets.startswith(LINK_LOCAL_6)):
+                return []  # each new interface has a route to fe80::/64
+            return [ObjectsChanged(Kind.ROUTE, route, gone, appended)]
         if found.type in {rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK}:
-            row = decode_link(data, found.start, found.end)
-            lost = found.type == rtnetlink.RTM_DELLINK or (row is not None and not row.up)
-            return [LinkChanged(row.name, lost, row.link(()))] if row is not None else []
+            return self._link(data, found)
         if found.type in {rtnetlink.RTM_NEWADDR, rtnetlink.RTM_DELADDR}:
             return self._address(data, found)
         if found.type in {rtnetlink.RTM_NEWNEIGH, rtnetlink.RTM_DELNEIGH}:
@@ -129,6 +144,8 @@ class NetlinkChanges:
 
     def _nftables(self, data: bytes, found: Message) -> list[KernelEvent]:
         """A transaction is notified object by object; its last message, the new generation, says whose it was."""
+        if found.type < RTNETLINK_TYPES:
+            return []  # another message of rtnetlink's: an interface's settings went with it
         if found.type != nftables.NEWGEN:
             if concerns_filter(data, found):
                 self._touched.add(Kind.FILTER)
@@ -140,13 +157,25 @@ class NetlinkChanges:
         touched, self._touched = self._touched, set()
         return [ObjectsChanged(kind, by=nftables.author(data, found)) for kind in sorted(touched)]
 
+    def _link(self, data: bytes, found: Message) -> list[KernelEvent]:
+        row = decode_link(data, found.start, found.end)
+        if row is None:
+            return []
+        is_gone = found.type == rtnetlink.RTM_DELLINK
+        if is_gone:
+            self._names.pop(row.index, None)
+        elif len(self._names) < MOST_NAMES:
+            self._names[row.index] = row.name
+        return [LinkChanged(row.name, is_gone or not row.up, row.link(()))]
+
     def _address(self, data: bytes, found: Message) -> list[KernelEvent]:
         row = decode_address(data, found.start, found.end)
         if row is None or (row.address.version == 6 and row.address.is_link_local):
             return []  # each new interface gets a link-local address, tentative first; nothing of ours depends on it
-        changed = LinkChanged(device_name(row.index))
-        # With an interface's last address its routes go too, unannounced.
-        return [changed, ObjectsChanged(Kind.ROUTE)] if found.type == rtnetlink.RTM_DELADDR else [changed]
+        is_lost, name = found.type == rtnetlink.RTM_DELADDR, self._names.get(row.index)
+        return [
+            LinkChanged(name or device_name(row.index), address=(row.address, row.length), is_lost=is_lost)
+        ]
 
     def _settings(self, data: bytes, found: Message) -> list[KernelEvent]:
         """A change of an interface's settings; without an interface, or of `all` of them, it may be anywhere."""

@@ -52,6 +52,10 @@ class LinkChanged:
     """It went or is down: the kernel dropped its routes and neighbours, and says nothing of them."""
     seen: Link | None = None
     """The link as the event has it, without its addresses; None when it was they that changed."""
+    address: tuple[Address, int] | None = None
+    """The address that came, changed or went, and its length; None: it was the link itself, or it is not known."""
+    is_lost: bool = False
+    """It went. With an interface's last address its routes go too, unannounced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,14 @@ from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.kernel_changes import GROUPS
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.reconciler import DesiredState
+from agent.dataplane.trigger import PassTiming
 from agent.netlink import sysctl
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subscription
 from agent.netlink.objects import Route, RouteKey, Tunnel, TunnelKind
 from ipam.model import NodeName
 from tests.fixtures.namespace import fresh_namespace, ip, make_links
 from tests.scenes.dataplane.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD
-from tests.scenes.dataplane.reconcilers import PATIENCE_SECONDS, Bench, running
+from tests.scenes.dataplane.reconcilers import IMPATIENT, PATIENCE_SECONDS, Bench, running
 from tests.scenes.dataplane.route_facts import routes_of
 from tests.scenes.dataplane.route_facts_ipv6 import ALWAYS, NEVER, facts
 
@@ -311,3 +312,23 @@ async def test_somebodys_longer_route_inside_ours_is_known_at_once_and_forgotten
         )
         ip("route del 10.1.1.0/27")
         await bench.until(lambda: not found(), REPAIR_SECONDS)
+
+
+async def test_a_veth_of_another_plugin_that_comes_and_goes_with_address_and_route_is_in_no_pass(
+    kernel: NetlinkKernel,
+) -> None:
+    timing = PassTiming(IMPATIENT.share, grace_seconds=0.0, later_seconds=3600.0)
+    bench = Bench(kernel, Dataplane(), timing=timing)
+    async with running(bench):
+        await bench.quiet()
+        passes = bench.reconciler.passes
+        for _ in range(5):
+            ip("link add veth1 type veth peer name veth1-far")
+            ip("address add 10.77.0.1/32 dev veth1")
+            ip("link set veth1 up")
+            ip("route add 10.77.0.5/32 dev veth1 src 10.77.0.1")
+            ip("link delete veth1")
+        ip("link add dummy1 type dummy")
+        await bench.until(lambda: "dummy1" in bench.seen[-1])
+        assert not any("veth1" in links for links in bench.seen)
+        assert bench.reconciler.passes <= passes + 2
