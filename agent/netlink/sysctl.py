@@ -16,6 +16,8 @@ from agent.netlink.objects import Sysctl
 
 ROOT = Path("/proc/sys")
 IN_MODIFY, IN_Q_OVERFLOW = 0x2, 0x4000
+LONGEST_BYTES = 4096
+"""Of a value: a page, the most that proc(5) gives in one read."""
 EVENTS_BYTES = 1 << 16
 _EVENT = struct.Struct("=iIII")
 """inotify_event: watch, mask, cookie, length of the name that follows."""
@@ -26,15 +28,25 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def read(name: str) -> str | None:
     """The value; None when there is no such sysctl."""
     try:
-        return (ROOT / name).read_text().strip()
+        opened = os.open(f"{ROOT}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return os.read(opened, LONGEST_BYTES).decode(errors="replace").strip()
+    except OSError:
+        return None
+    finally:
+        os.close(opened)
 
 
 def write(wanted: Sysctl) -> str | None:
     """Set a sysctl; why it does not have the value, None when it has."""
     try:
-        (ROOT / wanted.name).write_text(wanted.value)
+        opened = os.open(f"{ROOT}/{wanted.name}", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(opened, wanted.value.encode())
+        finally:
+            os.close(opened)
     except OSError as error:
         return f"{wanted.name}: {error.strerror}"
     now = read(wanted.name)
