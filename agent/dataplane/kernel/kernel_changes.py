@@ -7,6 +7,7 @@ becomes one Overrun. Does not know: what is ours.
 from __future__ import annotations
 
 import asyncio
+import select
 import struct
 from collections import deque
 from collections.abc import Collection
@@ -72,6 +73,10 @@ class NetlinkChanges:
             self._subscriptions.append(Subscription(NETLINK_NETFILTER, (nftables.NFNLGRP_NFTABLES,)))
             self._subscriptions[1].ignore(own[NETLINK_NETFILTER].port)
         self._sysctls = SysctlWatch()
+        self._any = select.epoll()
+        """Readable when one of them is: for the loop one descriptor to wait for, and not three."""
+        for one in (*self._subscriptions, *([self._sysctls] if self._sysctls.works else ())):
+            self._any.register(one.fileno(), select.EPOLLIN)
         self._names: dict[int, str] = {}
         """Index -> name of interfaces, as last said: that an address went is read when its interface has gone, too."""
         self._touched: set[Kind] = set()
@@ -79,6 +84,7 @@ class NetlinkChanges:
 
     def close(self) -> None:
         """Unsubscribe."""
+        self._any.close()
         for subscription in self._subscriptions:
             subscription.close()
         self._sysctls.close()
@@ -92,9 +98,7 @@ class NetlinkChanges:
     async def __anext__(self) -> KernelEvent:
         is_noise = False
         while not self._waiting:
-            await readable(
-                [*self._subscriptions, self._sysctls] if self._sysctls.works else self._subscriptions
-            )
+            await readable([self._any])
             if is_noise:
                 await asyncio.sleep(NOISE_SECONDS)
             is_noise = True
