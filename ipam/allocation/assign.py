@@ -9,6 +9,7 @@ and why each failed. Does not know: commits, retries, callers, why a name is a n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from ipam import block as blocks
 from ipam.allocation.block_cache import (
@@ -49,6 +50,19 @@ LONGEST_REPORT = 40
 """Blocks and pools named in a refusal."""
 
 
+@dataclass(frozen=True, slots=True)
+class _FullBlock:
+    """An own block without a free address: a node of many pods has many, and few assignments are refused."""
+
+    record: PoolRecord
+    block: Block
+
+    def __str__(self) -> str:
+        waiting = sum(is_retained(attributes) for _, attributes in blocks.allocated(self.block))
+        why = f" ({waiting} retained for named workloads)" if waiting else ""
+        return f"block {self.block.cidr} of {self.record.pool.name}: no free address{why}"
+
+
 class AddressSearch:
     """The search for one request's addresses."""
 
@@ -64,7 +78,8 @@ class AddressSearch:
         self._cache = cache
         self._transaction = transaction
         self._attributes = Attributes(request.handle, tuple(sorted(request.secondary)))
-        self._looked_at: list[str] = []
+        self._looked_at: list[object] = []
+        """What was looked at in vain, as texts or what makes one when it is asked for."""
 
     async def run(self, held: Sequence[Assignment]) -> tuple[Assignment, ...]:
         """Assign what is missing beyond `held`. Raises Refused and its kinds, Conflict, Malformed, StoreError."""
@@ -194,11 +209,7 @@ class AddressSearch:
             taken = self._take(record, versioned, count - len(given))
             given += taken
             if not taken:
-                waiting = sum(is_retained(attributes) for _, attributes in blocks.allocated(versioned.block))
-                why = f" ({waiting} retained for named workloads)" if waiting else ""
-                self._looked_at.append(
-                    f"block {versioned.block.cidr} of {record.pool.name}: no free address{why}"
-                )
+                self._looked_at.append(_FullBlock(record, versioned.block))
         return given
 
     def _own(self, records: Sequence[PoolRecord]) -> Iterator[tuple[PoolRecord, VersionedBlock]]:
@@ -385,6 +396,8 @@ class AddressSearch:
     def _take(self, record: PoolRecord, versioned: VersionedBlock, most: int) -> list[Assignment]:
         """As many of a block's addresses as are free and asked for."""
         block = self._after_cooldown(versioned)
+        if not block.unallocated:
+            return []
         reserved, in_use = self._cache.reserved_in(block.cidr), self._environment.in_use()
         count, used = 0, set[int]()
         for ordinal in block.unallocated:
@@ -437,6 +450,6 @@ class AddressSearch:
     def _report(self) -> str:
         """What was looked at in vain, for a refusal."""
         passed = (f"{one} overlaps block {other}" for one, other in self._cache.passed_over.items())
-        shown = [*self._looked_at, *passed, *map(str, self._cache.damaged.values())]
+        shown = [*map(str, self._looked_at), *passed, *map(str, self._cache.damaged.values())]
         more = [f"and {len(shown) - LONGEST_REPORT} more"] if len(shown) > LONGEST_REPORT else []
         return "; ".join((*shown[:LONGEST_REPORT], *more))
