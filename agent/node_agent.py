@@ -52,6 +52,7 @@ from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
 from agent.parts import Parts
 from agent.peering.bfd.bfd_client import BfdClient
+from agent.peering.bfd.failed_peers import FailedPeers
 from agent.peering.bgp_controller import BgpController
 from agent.peering.disabled_peers import DisabledPeers
 from agent.peering.drain import DrainFile
@@ -112,6 +113,7 @@ class Agent:
             self._desired_state,
             self._clock,
             log,
+            look_ahead=lambda: self._desired.look_at_learned(),
             on_pass=self._after_pass,
             ownership=settings.protocols,
             next_hops=self._next_hops,
@@ -122,7 +124,8 @@ class Agent:
         passwords, drain = PasswordFiles(Path(config.paths.secrets)), DrainFile(self._state_directory)
         disabled = DisabledPeers(self._state_directory)
         self._bgp = BgpController(config.bgp, passwords, drain, disabled, self._clock, trigger, config.bfd)
-        self._bfd = BfdClient(config.bfd_socket, self._clock, self._bgp)
+        self._failed_peers = FailedPeers(self._bgp, self._reconciler.avoid)
+        self._bfd = BfdClient(config.bfd_socket, self._clock, self._failed_peers)
         self._bgp.bfd_status = self._bfd.status
         self._tracking = NexthopTracking(
             self._next_hops, lambda: self._bgp.speaker, self._clock, self._reconciler.read_routes
@@ -328,6 +331,7 @@ class Agent:
             "node": self._node.run,
             "next hops": self._tracking.run,
             "bfd": self._bfd.run,
+            "failed peers": self._failed_peers.run,
             "uplinks": self._bgp.uplinks.run,
             "nodes without BGP": self._silent.run,
             "cni": self._cni.run,
@@ -410,6 +414,7 @@ class Agent:
                 facts = self._desired.facts()
                 self._bgp.reconcile(self._state, facts, self._reconciler.installed)
                 self._tracking.update(self._desired.node_addresses())
+                self._failed_peers.look()
                 self._bfd.want(self._bgp.bfd_sessions(facts.links), self._bgp.peer_names)
 
     def _add_endpoint(self, endpoint: WorkloadEndpoint) -> None:

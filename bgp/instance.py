@@ -38,7 +38,7 @@ from bgp.peer_export import advertise, concerned, export_target, takes_several
 from bgp.peer_index import PeerIndex
 from bgp.policy.block_claims import NO_CLAIMS, BlockClaims, Touched
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
-from bgp.renewal import bfd_changed, restart_session
+from bgp.renewal import bfd_changed, ends_by_bfd, restart_session
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
 from bgp.rib.graceful_restart import RestartDeferral
@@ -225,6 +225,11 @@ class Instance:
         """BFD has found a peer (`up`) or lost it: see `renewal.bfd_changed`."""
         if (peer := self.peers.get(address)) is not None:
             self._work(peer, partial(bfd_changed, peer, now, up=up, independent=independent), now)
+
+    def ends_by_bfd(self, address: Address, *, independent: bool) -> bool:
+        """Whether a failure of a peer's BFD session ends its paths: see `renewal.bfd_changed`."""
+        peer = self.peers.get(address)
+        return peer is not None and ends_by_bfd(peer, independent=independent)
 
     def probed(self, connection: Connection, now: float) -> None:
         """The other end's kernel has acknowledged what was sent on a connection before its Probe."""

@@ -79,11 +79,16 @@ def bfd_changed(peer: Peer, now: float, *, up: bool, independent: bool) -> list[
     """
     if up:
         peer.connect_retry.hurry(now)
-    if up or (not independent and any(rib.stale for rib in peer.adj_ribs_in.values())):
+    if up or not ends_by_bfd(peer, independent=independent):
         return []
     peer.last_error = why = "BFD: the way to the peer has failed"
     ended = peer.end_all(lambda session: session.cease(Cease.BFD_DOWN, why), now)
     return ended + peer.adj_ribs_in.withdraw_all()
+
+
+def ends_by_bfd(peer: Peer, *, independent: bool) -> bool:
+    """Whether a failure that BFD finds ends the peer's session and paths."""
+    return independent or not any(rib.stale for rib in peer.adj_ribs_in.values())
 
 
 def call_now(peer: Peer, now: float) -> list[Output]:

@@ -16,7 +16,7 @@ from agent.dataplane.cooperative import run_cooperatively
 from agent.dataplane.desired.admissible_prefixes import AdmissiblePrefixes
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.desired.desired_state import DesiredObjects
-from agent.dataplane.desired.route_producers import NoRoute
+from agent.dataplane.desired.route_producers import NoRoute, resolving_prefixes
 from agent.dataplane.explain.unreached_nodes import unreached_nodes
 from agent.dataplane.inputs.facts import Facts, FactSettings
 from agent.dataplane.inputs.gather import Gatherer, node_addresses
@@ -50,6 +50,10 @@ class BgpRoutes(Protocol):
     @property
     def converged(self) -> bool:
         """Whether a route that is not learned may be taken as not existing."""
+        ...
+
+    def hops_among(self, key: RouteKey, passes: Callable[[Address], bool]) -> NextHops | None:
+        """The next hops of a key's paths that are used if only those count whose next hop passes; None: none is."""
         ...
 
     def take_changed_routes(self) -> Mapping[RouteKey, NextHops | None] | None:
@@ -88,6 +92,10 @@ class DesiredStateBuilder:
         self._earlier: Mapping[RouteKey, str] = {}
         self._admissible = AdmissiblePrefixes()
         self._routes = DesiredRoutes()
+        self._touched: Mapping[RouteKey, NextHops | None] | None = {}
+        """Where paths changed since routes were computed; None: anywhere."""
+        self._lower = Memo[Callable[[RouteKey], bool]](by_identity=True)
+        self._taken_lower: Callable[[RouteKey], bool] | None = None
         self._objects = DesiredObjects()
 
     def facts(self) -> Facts:
@@ -146,16 +154,37 @@ class DesiredStateBuilder:
             more = f"{len(refused) - MOST_NAMED} more prefixes of the datastore are refused"
             yield Trouble(TroubleKind.PREFIX, "", more)
 
+    def look_at_learned(self) -> None:
+        """Resolve next hops by what BGP has learned by now; called before anything is computed of them."""
+        changed = self._bgp.take_changed_routes()
+        if changed is None or self._touched is None:
+            self._touched = None
+        else:
+            self._touched = {**self._touched, **changed} if self._touched else changed
+        self._next_hops.learned_changed(changed)
+
+    def _resolve_through_learned(self, facts: Facts) -> None:
+        """By which of the learned prefixes next hops may resolve, from the next pass on, if that is another rule."""
+        admits = self._lower.get(
+            lambda: resolving_prefixes(facts), facts.pools, facts.services, facts.from_peers
+        )
+        if admits is not self._taken_lower:
+            self._taken_lower, hops_among = admits, self._bgp.hops_among
+            self._next_hops.set_learned(lambda key, passes: hops_among(key, passes) if admits(key) else None)
+
     async def build(self, links: Mapping[str, Link]) -> DesiredState:
         """What the kernel should hold with these links, of the facts at the call."""
         self._links = links
         self._next_hops.set_links(links)
+        self.look_at_learned()
         facts = self.facts()
+        self._resolve_through_learned(facts)
         # Without the parent interface no route to another node follows, though all of them are still right: it has no
         # address for a moment, or the node was given another address that the interface does not have yet.
         complete, converged = self._in_sync() and facts.parent is not None, self._bgp.converged
         lost, lost_pools = self._state.has_lost, self._state.has_lost_pools
-        routes, touched = await run_cooperatively(self._routes.update(facts, self._bgp.take_changed_routes()))
+        changed, self._touched = self._touched, {}
+        routes, touched = await run_cooperatively(self._routes.update(facts, changed))
         return DesiredState(
             self._objects.dataplane(facts, routes),
             complete=complete,

@@ -91,6 +91,7 @@ class Reconciler:
         clock: Clock,
         log: Any,
         *,
+        look_ahead: Callable[[], None] = lambda: None,
         on_pass: Callable[[], None] = lambda: None,
         ownership: Ownership | None = None,
         next_hops: NextHopResolver | None = None,
@@ -99,10 +100,12 @@ class Reconciler:
     ) -> None:
         """`compute_desired` makes the desired state of the links there are; `on_pass` is called after each pass.
 
+        `look_ahead` is called before: what it finds of ways to next hops moves routes before anything is computed.
         `next_hops` gets the links and the routes as they are read and as they change.
         """
         self._kernel = kernel
         self._compute_desired = compute_desired
+        self._look_ahead = look_ahead
         self._clock = clock
         self._log = log
         self._on_pass = on_pass
@@ -211,6 +214,7 @@ class Reconciler:
     async def avoid(self, gateways: frozenset[Address]) -> None:
         """These gateways, and no others, do not answer: by BFD, or by whoever else knows it before BGP.
 
+        A link-local one has its zone.
         Routes that have another next hop leave them, at once for all routes where the kernel has nexthop objects, else
         with the next pass; a gateway that is avoided no more comes back with it. Raises KernelError.
         """
@@ -348,10 +352,13 @@ class Reconciler:
         began = self._clock.now()
         self._actual.drop_invalid_routes()
         await self._read_links()
+        self._look_ahead()
         await self._move_gateways()
         self._computed += 1
-        serial = self._computed
+        serial, ways = self._computed, self.next_hops.resolutions
         before, desired = self._desired, await self._compute_desired(self._links.links)
+        if self.next_hops.resolutions is not ways:
+            self.trigger()
         self._desired = replace(desired, avoided=self._avoided) if self._avoided else desired
         self._to_compare.add(self._desired.touched if self._desired.trust == before.trust else None)
         await self._read_stale()

@@ -7,7 +7,7 @@ Does not know: netlink, who desires an object, or why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, IntFlag
 from functools import total_ordering
@@ -143,6 +143,15 @@ class NextHop:
 
     def __lt__(self, other: NextHop) -> bool:
         return self._rank < other._rank
+
+    def is_through(self, gateways: Collection[Address]) -> bool:
+        """Whether its gateway is one of these; a link-local one with a zone is that of one link alone."""
+        gateway = self.gateway
+        if gateway is None or not gateways:
+            return False
+        if isinstance(gateway, IPv6Address) and gateway.is_link_local and self.device is not None:
+            return gateway in gateways or IPv6Address(f"{gateway}%{self.device}") in gateways
+        return gateway in gateways
 
     def words(self, version: int) -> Iterator[str]:
         """As `ip route` has it in a route of this version of IP, the weight apart."""

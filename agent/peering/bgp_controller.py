@@ -366,6 +366,12 @@ class BgpController:
         """Key -> next hop, or several, of what BGP learned, as it is now; of the versions of IP each with its own."""
         return LearnedRoutes(self.speaker) if self.speaker is not None else {}
 
+    def hops_among(self, key: RouteKey, passes: Callable[[Address], bool]) -> NextHops | None:
+        """The next hops of a key's paths that are used if only those count whose next hop passes; None: none is."""
+        if self.speaker is None:
+            return None
+        return self.speaker.instance.ribs[FAMILIES[key.version]].hops_among(key.packed, passes)
+
     def take_changed_routes(self) -> Mapping[RouteKey, NextHops | None] | None:
         """Where the used paths changed since the last call, with their next hops of now (None: there is no path).
 
@@ -505,6 +511,12 @@ class BgpController:
     def peer_names(self) -> Mapping[Address, str]:
         """Peer -> the node or BGPPeer that it is."""
         return {address: one.config.description for address, one in self._desired.peers.items()}
+
+    def ends_by_bfd(self, address: Address, *, independent: bool) -> bool:
+        """Whether a failure that BFD has found ends the peer's paths; not if it restarts gracefully, with its BFD."""
+        return self.speaker is not None and self.speaker.instance.ends_by_bfd(
+            address, independent=independent
+        )
 
     def bfd_changed(self, address: Address, *, up: bool, independent: bool) -> None:
         """What BFD found of a peer: the way to it works (`up`), or has failed."""

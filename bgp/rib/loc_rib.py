@@ -9,7 +9,7 @@ Does not know: sessions, time, what becomes of a best path.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, KeysView, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Set
 from functools import partial
 from typing import NamedTuple
 
@@ -94,6 +94,15 @@ class LocRib:
     def hops(self, prefix: Nlri) -> NextHops | None:
         """The next hops of the paths that are used; None where there is no path, or it is our own."""
         return next_hops(self.used(prefix), self.multipath)
+
+    def hops_among(self, prefix: Nlri, passes: Callable[[Address], bool]) -> NextHops | None:
+        """`hops` as if there were only the paths whose next hop passes, eligible all of them; None also of our own."""
+        paths = self.candidates(prefix)
+        if not paths or paths[0].source.is_own:
+            return None
+        some = [path for path in paths if (hop := path.attributes.next_hop) is not None and passes(hop)]
+        is_stale = partial(self.is_stale, prefix) if len(some) > 1 and self.stale else None
+        return next_hops(used_paths(some, self.multipath, (), is_stale), self.multipath) if some else None
 
     def next_hops_of(self, prefixes: Iterable[Nlri]) -> Iterator[tuple[Nlri, NextHops | None]]:
         """`hops` of very many prefixes, most of which share their paths: each tuple of paths is looked at once."""

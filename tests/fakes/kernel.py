@@ -359,7 +359,7 @@ class FakeKernel:
     async def leave_next_hops(self, gateways: Collection[Address]) -> int:
         changed = set()
         for key, route in self.route_table.items() if self.moves_routes else ():
-            left = tuple(hop for hop in route.target.hops if hop.gateway not in gateways)
+            left = tuple(hop for hop in route.target.hops if not hop.is_through(gateways))
             if left and len(left) < len(route.target.hops):
                 self.route_table[key] = Route.from_target(key, route.target.through(left))
                 changed.add(route.target.hops)

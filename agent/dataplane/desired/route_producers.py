@@ -194,6 +194,20 @@ def learned_routes(
     return _routes(facts, hops, targets.of_next_hops, targets.why_not_by_next_hops, without)
 
 
+def resolving_prefixes(facts: Facts) -> Callable[[RouteKey], bool]:
+    """Which learned prefixes may lead to next hops: those that get routes, but for the pods' own networks."""
+    refusals = {version: facts.from_peers.compiled(family) for version, family in FAMILIES.items()}
+    is_elsewhere = _finder(
+        (network, True) for network in (*facts.services, *(pool.cidr for pool in facts.pools))
+    )
+
+    def admits(key: RouteKey) -> bool:
+        refusal = refusals[key.version]
+        return not (is_elsewhere(key) or (refusal is not None and refusal(key.packed)))
+
+    return admits
+
+
 def _routes(
     facts: Facts,
     ends: Iterable[tuple[RouteKey, NextHops | NodeName | None]],

@@ -1,22 +1,24 @@
 """How a next hop is reached: by the kernel's routes, as BIRD's recursive gateway and FRR's next-hop tracking.
 
-The one rule (decision 51). The longest route around the address decides, of equal ones that of the lowest metric; its
-gateways become those of the routes behind the next hop, and a route without a gateway makes the next hop its own. What
-BGP learned, and anything else of ours, resolves no next hop: so none is resolved through itself, one step is enough,
-and no change of a best path changes how another is reached. A hop whose interface is down or has no carrier is left
-out; where none is left the next route decides. What resolves no more keeps its last way, with the reason, as long as
-its interface is up: whether the paths over it are used is BGP's to say, and until it has said so their routes stay.
+The one rule (decisions 51 and 58). The longest route around the address decides, of equal ones that of the lowest
+metric; its gateways become those of the routes behind the next hop, and a route without a gateway makes the next hop
+its own. What BGP learned counts where its own next hop is on a link by the kernel's routes alone, and nothing else of
+ours does: so none is resolved through itself, one step is enough, and no change of a best path changes how another is
+reached. A hop whose interface is down or has no carrier is left out; where none is left the next route decides. What
+resolves no more keeps its last way, with the reason, as long as its interface is up: whether the paths over it are used
+is BGP's to say, and until it has said so their routes stay.
 Promises: pure but for its memory. `resolutions` is the same object until some way is another one.
-Does not know: prefixes, BGP, who asks.
+Does not know: how BGP decides, who asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 
 from agent.dataplane.cooperative import Work
+from agent.dataplane.inputs.direct_routes import DirectRoutes, LearnedHops, nothing_learned
 from agent.dataplane.inputs.foreign_routes import ForeignRoutes, connected_routes
 from agent.dataplane.kernel.dataplane_objects import host_links
 from agent.dataplane.kernel.ownership import Ownership
@@ -24,6 +26,8 @@ from agent.netlink.objects import ADDRESS_OCTETS, Address, Link, NextHop, Route,
 
 MOST_NEXT_HOPS = 16_384
 """Addresses that are followed, nodes and BGP next hops. The way of one beyond is that of when it was asked for."""
+DEEP = 64
+"""Prefixes around an address that are looked up one by one, rather than more prefixes than that for each address."""
 OWN_ADDRESS = "it is this host's own address"
 MAPPED = "it is an address of IPv4 in the form of IPv6, and no route of IPv6 is one to it"
 NOTHING = "no route of this host leads there"
@@ -50,8 +54,14 @@ class Resolution:
         return (hop.device for hop in self.hops if hop.device is not None)
 
 
-def resolve(address: Address, routes: ForeignRoutes, links: Mapping[str, Link]) -> Resolution:
-    """How an address is reached by these routes over these links."""
+def resolve(
+    address: Address, routes: ForeignRoutes, links: Mapping[str, Link], learned: DirectRoutes | None = None
+) -> Resolution:
+    """How an address is reached by these routes over these links, and by what was learned, if that is to count.
+
+    Of a foreign and a learned route to one prefix the foreign one goes first: ours is not written beside it, or the
+    host has it so on purpose.
+    """
     if isinstance(address, IPv6Address) and address.is_link_local:
         return _on_its_link(address, links)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
@@ -59,7 +69,7 @@ def resolve(address: Address, routes: ForeignRoutes, links: Mapping[str, Link]) 
     if any(own == address for link in links.values() for own, _ in link.addresses):
         return Resolution(why=OWN_ADDRESS)
     why = NOTHING
-    for route in routes.around(address):
+    for route in routes.around(address) if learned is None else _both(address, routes, learned):
         if route.type is not RouteType.UNICAST:
             return Resolution(why=f"by the route `{route}` of this host packets go nowhere", by=route)
         found = [_to(address, one) for one in route.target.next_hops() if is_usable(links, one.device)]
@@ -68,7 +78,29 @@ def resolve(address: Address, routes: ForeignRoutes, links: Mapping[str, Link]) 
         if why == NOTHING:
             devices = sorted(route.target.devices())
             why = f"the route `{route}` of this host leads there, and {_state(links, devices)}"
+    if learned is not None and why == NOTHING:
+        why = learned.why_not(address) or NOTHING
     return Resolution(why=why)
+
+
+def _both(address: Address, routes: ForeignRoutes, learned: DirectRoutes) -> Iterator[Route]:
+    longest: int = address.max_prefixlen
+    for route in routes.around(address):
+        yield from learned.around(address, longest, route.key.length + 1)
+        longest = min(longest, route.key.length)
+        yield route
+    yield from learned.around(address, longest, 0)
+
+
+def on_link(address: Address, routes: ForeignRoutes, links: Mapping[str, Link]) -> tuple[NextHop, ...]:
+    """The way to an address that is on a link by these routes; nothing for any other."""
+    hops = resolve(address, routes, links).hops
+    return hops if is_direct(address, hops) else ()
+
+
+def is_direct(address: Address, hops: Collection[NextHop]) -> bool:
+    """Whether an address that is reached so is its own gateway."""
+    return bool(hops) and all(hop.gateway is not None and int(hop.gateway) == int(address) for hop in hops)
 
 
 def is_usable(links: Mapping[str, Link], device: str | None) -> bool:
@@ -113,6 +145,11 @@ def _state(links: Mapping[str, Link], devices: Iterable[str]) -> str:
     return ", ".join(words) or "no interface is named there"
 
 
+def _and_around(key: RouteKey) -> Iterator[RouteKey]:
+    yield key
+    yield from key.around()
+
+
 class Resolutions:
     """How each address is reached, as of one moment; found when it is first asked for."""
 
@@ -148,6 +185,9 @@ class NextHopResolver:
         self._routes = ForeignRoutes(ownership, self._is_near)
         self._implied = ForeignRoutes(ownership)
         """What follows from the links' addresses alone."""
+        self._learned = self._direct(nothing_learned)
+        self._indirect: set[Address] = set()
+        """Of those that are followed the ones on no link: what was learned may lead to them."""
         self._all_links: Mapping[str, Link] = {}
         self._links: Mapping[str, Link] = {}
         self._good: dict[Address, tuple[NextHop, ...]] = {}
@@ -205,7 +245,26 @@ class NextHopResolver:
             return False, False
         is_unclear = self._routes.change(route, gone=gone, appended=appended)
         concerned = self._inside(route.key)
-        return is_unclear and bool(concerned), bool(concerned) and self._look_again(concerned)
+        if not concerned:
+            return False, False
+        were_direct = not self._indirect.issuperset(concerned)
+        is_changed = self._look_again(concerned)
+        if were_direct or not self._indirect.issuperset(
+            concerned
+        ):  # what was learned through them may lead elsewhere
+            self._learned.forget()
+            is_changed = self._look_again(frozenset(self._indirect)) or is_changed
+        return is_unclear, is_changed
+
+    def set_learned(self, learned: LearnedHops) -> bool:
+        """What BGP learned is asked for here from now on; whether some way is another one now."""
+        self._learned = self._direct(learned)
+        return self.learned_changed(None)
+
+    def learned_changed(self, keys: Collection[RouteKey] | None) -> bool:
+        """The paths of these keys are others, None: of any; whether some way is another one now."""
+        concerned = self._indirect if keys is None else self._indirect_inside(keys)
+        return bool(concerned) and self._look_again(frozenset(concerned))
 
     def take_moves(self) -> tuple[GatewayMove, ...]:
         """The ways since the last call that all who had them left for one and the same other way.
@@ -232,6 +291,7 @@ class NextHopResolver:
                 one: way for one, way in self.resolutions.known.items() if one in wanted
             }
             self._good = {one: way for one, way in self._good.items() if one in wanted}
+            self._indirect &= wanted
             self._near = {}
         for address in new:
             self.resolutions.of(address)
@@ -251,13 +311,35 @@ class NextHopResolver:
                     near.setdefault(int(one) >> spare, []).append(one)
         return near.get(int.from_bytes(key.octets) >> spare, ())
 
+    def _indirect_inside(self, keys: Collection[RouteKey]) -> set[Address]:
+        """Those that are on no link and inside any of very many prefixes; asked the way that is shorter."""
+        if len(keys) <= DEEP * len(self._indirect):
+            inside = {one for key in keys for one in self._inside(key)}
+            return inside & self._indirect
+        return {
+            one
+            for one in self._indirect
+            if any(key in keys for key in _and_around(RouteKey(ip_network(one))))
+        }
+
+    def _direct(self, learned: LearnedHops) -> DirectRoutes:
+        return DirectRoutes(learned, lambda address: on_link(address, self._now(), self._links))
+
+    def _now(self) -> ForeignRoutes:
+        return self._routes if self.is_known else self._implied
+
     def _find(self, address: Address) -> Resolution:
         self._near = {}
         return self._resolve(address)
 
     def _resolve(self, address: Address) -> Resolution:
-        routes = self._routes if self.is_known else self._implied
-        way = resolve(address, routes, self._links)
+        way = resolve(address, self._now(), self._links)
+        if is_direct(address, way.hops):
+            self._indirect.discard(address)
+        else:
+            if len(self._indirect) < MOST_NEXT_HOPS:
+                self._indirect.add(address)
+            way = resolve(address, self._now(), self._links, self._learned)
         if not way.hops:
             return self._held(address, way)
         if address in self._good or len(self._good) < MOST_NEXT_HOPS:
@@ -267,7 +349,13 @@ class NextHopResolver:
     def _look_again(self, concerned: Collection[Address] | None = None) -> bool:
         """Resolve these, or all that are followed, again; whether some way is another one."""
         before = self.resolutions.known
-        found = {address: self._resolve(address) for address in (before if concerned is None else concerned)}
+        if concerned is None:
+            self._learned.forget()
+        found = {
+            address: self._resolve(address)
+            for address in (before if concerned is None else concerned)
+            if address in before
+        }
         if all(before[address] == way for address, way in found.items()):
             before.update(found)  # what is said of a way may be another route
             return False

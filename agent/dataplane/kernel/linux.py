@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
+from ipaddress import IPv6Address
 from weakref import WeakSet
 
 from agent.dataplane.kernel.calico_names import version_of
@@ -219,8 +220,9 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
 
     async def leave_next_hops(self, gateways: Collection[Address]) -> int:
         """Take gateways out of every group of nexthop objects that has others; from how many. Raises KernelError."""
+        indexes = _Indexes()
         with self._nexthops.in_use():
-            return await self._nexthops.leave(gateways)
+            return await self._nexthops.leave({_on_its_link(one, indexes) for one in gateways})
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
@@ -294,6 +296,12 @@ def _groups(targets: Mapping[int, RouteTarget], indexes: _Indexes) -> dict[int, 
         if hops and len(hops) == len(target.next_hops()):
             found[number] = hops_of(hops)
     return found
+
+
+def _on_its_link(gateway: Address, indexes: _Indexes) -> tuple[Address, int | None]:
+    """A gateway with the index of the interface that its zone names; of one that is not there none has it."""
+    zone = gateway.scope_id if isinstance(gateway, IPv6Address) else None
+    return (gateway, None) if zone is None else (IPv6Address(int(gateway)), indexes[zone] or 0)
 
 
 class _Indexes(dict[str, int | None]):

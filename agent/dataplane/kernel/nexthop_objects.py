@@ -145,12 +145,19 @@ class Nexthops:
         ]
         return not await self._requests.execute(requests)
 
-    async def leave(self, gateways: Collection[Address]) -> int:
-        """Take gateways out of every group that has others; from how many. Raises KernelError."""
+    async def leave(self, gateways: Collection[tuple[Address, int | None]]) -> int:
+        """Take gateways, each on one interface or (None) on any, out of every group that has others; from how many.
+
+        Raises KernelError.
+        """
         there = await self._look() if self.wanted else None
         if there is None:
             return 0
-        gone = {number for number, hop in there.singles.items() if hop.gateway in gateways}
+        gone = {
+            number
+            for number, hop in there.singles.items()
+            if (hop.gateway, None) in gateways or (hop.gateway, hop.interface) in gateways
+        }
         requests = [
             rtnexthops.group_request(number, left, replaces=group)
             for number, group in there.groups.items()

@@ -273,7 +273,8 @@ class _InForce:
         hops = target.next_hops()
         reasons = {hop: self._obstacle(hop) for hop in hops}
         usable = tuple(hop for hop in hops if not reasons[hop])
-        answering = tuple(hop for hop in usable if hop.gateway not in self._given.desired.avoided)
+        avoided = self._given.desired.avoided
+        answering = tuple(hop for hop in usable if not hop.is_through(avoided))
         if answering and len(answering) < len(usable):
             for hop in usable:
                 reasons[hop] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
@@ -30,6 +30,10 @@ class Bgp:
         self.learned: Mapping[RouteKey, Address] = {LEARNED: NEAR}
         self.gateways: Mapping[Address, Address] = {}
         self.converged = False
+
+    def hops_among(self, key: RouteKey, passes: Callable[[Address], bool]) -> Address | None:
+        found = self.learned.get(key)
+        return found if found is not None and passes(found) else None
 
     def take_changed_routes(self) -> None:
         """Anywhere."""

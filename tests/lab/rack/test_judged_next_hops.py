@@ -137,6 +137,51 @@ NEXT_HOPS = {
 }
 
 
+def leads_there(
+    number: int, how: str = "", where: str = "10.99.0.9/32", where6: str = "fd99::9/128"
+) -> tuple[Peer, Peer]:
+    """A switch that announces where the next hops of `FAR` are, and is itself on a link."""
+    asn = 64600 + number
+    own = Announced(where, how), Announced(where6, how)
+    near, far = f"10.81.{number}", f"fd81:{number}::"
+    return (
+        Peer(f"tor{number}", f"{near}.2", f"{near}.1", own[:1], asn, bird="direct;"),
+        Peer(f"tor6{number}", f"{far}2", f"{far}1", own[1:], asn, bird="direct;"),
+    )
+
+
+WORSE = "bgp_path.prepend(65000);"
+LEARNED_WAYS = {
+    "a switch says where the next hop is, and another one, and the first again": Scene(
+        CABLES,
+        peers(pair(1, *FAR, asn=64512), leads_there(2), leads_there(3, WORSE)),
+        (Step(4), Step(4, birdc=both("disable", 2)), Step(4, birdc=both("enable", 2))),
+        has_default=False,
+    ),
+    "it is longer than the host's route, and goes": Scene(
+        CABLES,
+        peers(pair(1, *FAR, asn=64512), leads_there(2)),
+        (Step(4), Step(2, birdc=both("disable", 2))),
+        node=("route add 10.99.0.0/24 via 10.81.3.3", "-6 route add fd99::/64 via fd81:3::3"),
+    ),
+    "it is shorter than the host's route": Scene(
+        CABLES,
+        peers(pair(1, *FAR, asn=64512), leads_there(2, "", "10.99.0.0/16", "fd99::/32")),
+        (
+            Step(4),
+            Step(4, node=("route add 10.99.0.0/24 via 10.81.3.3", "-6 route add fd99::/64 via fd81:3::3")),
+        ),
+    ),
+    "two switches lead there alike": Scene(
+        CABLES,
+        peers(pair(1, *FAR, asn=64512), leads_there(2), leads_there(3)),
+        (Step(4), Step(4, birdc=both("disable", 3))),
+        has_default=False,
+        judges=frozenset({"frr"}),  # BIRD takes the best of the two
+    ),
+}
+
+
 @pytest.fixture(scope="module")
 def judged() -> Iterator[JudgedLab]:
     with judging("ecmp", options=Options(maximum_paths=8)) as found:
@@ -150,6 +195,13 @@ def test_equal_paths_are_one_route_as_bird_and_frr_have_it(judged: JudgedLab, sc
 
 @pytest.mark.parametrize("scene", NEXT_HOPS.values(), ids=NEXT_HOPS)
 def test_a_next_hop_is_reached_as_the_hosts_routes_have_it_as_bird_and_frr_do(
+    judged: JudgedLab, scene: Scene
+) -> None:
+    judged.compare(scene)
+
+
+@pytest.mark.parametrize("scene", LEARNED_WAYS.values(), ids=LEARNED_WAYS)
+def test_a_next_hop_is_reached_by_what_a_switch_on_a_link_announces_as_bird_and_frr_do(
     judged: JudgedLab, scene: Scene
 ) -> None:
     judged.compare(scene)

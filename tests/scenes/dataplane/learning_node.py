@@ -5,7 +5,7 @@ Its pods are in 192.168.0.0/16 and fd10::/64, without encapsulation. What it lea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -32,6 +32,10 @@ class _Bgp:
         self.gateways: dict[Address, Address] = {}
         self.converged = True
         self._changed: dict[RouteKey, Address | None] | None = None
+
+    def hops_among(self, key: RouteKey, passes: Callable[[Address], bool]) -> Address | None:
+        found = self.learned.get(key)
+        return found if found is not None and passes(found) else None
 
     def take_changed_routes(self) -> Mapping[RouteKey, Address | None] | None:
         changed, self._changed = self._changed, {}

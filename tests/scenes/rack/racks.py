@@ -116,7 +116,12 @@ class Rack:
 
     def wait_without(self, node: LabNode, device: str) -> None:
         """Until nothing that BGP brought to a node goes by an interface."""
-        lab_processes.wait_for(f"routes without {device}", lambda: not self.uses(node, device), RACK_SECONDS)
+        lab_processes.wait_for(
+            f"routes without {device}",
+            lambda: not self.uses(node, device),
+            RACK_SECONDS,
+            lambda: f"; {self.routes(node)}",
+        )
 
     def wait_for_routes(self) -> None:
         """Until every node has a route to the address of every other and to a block of each."""
@@ -166,7 +171,7 @@ def _cable(first: str, one: str, second: str, other: str, base: str) -> tuple[IP
     return lower, lower + 1
 
 
-def _build(made: LabPlan) -> tuple[tuple[Switch, ...], Switch]:
+def _build(made: LabPlan, way_to: str) -> tuple[tuple[Switch, ...], Switch]:
     fabric.make_namespace(made.fabric)
     spine = BirdSwitch("spine", made.fabric, SPINE_AS, "10.254.0.100", SPINE, made.directory / "spine")
     ip(made.fabric, f"address add {SPINE}/32 dev lo")
@@ -191,7 +196,7 @@ def _build(made: LabPlan) -> tuple[tuple[Switch, ...], Switch]:
         hops = " ".join(
             f"nexthop via 10.{index}.{number}.0 dev eth{number}" for number in range(1, len(TORS) + 1)
         )
-        ip(node.namespace, f"route add default {hops}")
+        ip(node.namespace, f"route add {way_to} {hops}")
     return tuple(tors), spine
 
 
@@ -224,8 +229,13 @@ def rack(
     bfd: bool = False,
     settings: Mapping[str, str] | None = None,
     peers: Mapping[str, Any] | None = None,
+    way_to: str = "default",
+    more: tuple[dict[str, Any], ...] = (),
 ) -> Iterator[Rack]:
-    """A rack with a pod on each node; `settings` of the agents (`TORTIE_…`), `peers` for the spec of each BGPPeer."""
+    """A rack with a pod on each node; `settings` of the agents (`TORTIE_…`), `peers` for the spec of each BGPPeer.
+
+    `way_to`: what the hosts' own route by both uplinks leads to, etcd at least; `more` resources.
+    """
     name = named(word)
     made = plan(name, NODES, mode)
     found: Rack | None = None
@@ -234,12 +244,12 @@ def rack(
         lab_processes.write_json(
             made.directory / "lab.json", {"nodes": NODES, "mode": mode.value, "dual_stack": False}
         )
-        tors, spine = _build(made)
+        tors, spine = _build(made, way_to)
         found = Rack(Lab(made, mode), tors, spine, {**SETTINGS, **(settings or {})})
         for switch in (spine, *tors):
             switch.start(graceful=graceful, bfd=bfd)
         lab_processes.start_etcd(made)
-        items = _resources(made, mesh=mesh, more=peers or {})
+        items = [*more, *_resources(made, mesh=mesh, more=peers or {})]
         items += lifecycle.pool_document(None, mode)["items"]
         lifecycle.apply(made, {"apiVersion": "projectcalico.org/v3", "kind": "List", "items": items})
         for node in made.nodes if bfd else ():

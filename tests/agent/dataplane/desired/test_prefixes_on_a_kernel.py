@@ -38,6 +38,10 @@ class Bgp:
         self.gateways: Mapping[Address, Address] = {}
         self.converged = True
 
+    def hops_among(self, key: RouteKey, passes: Callable[[Address], bool]) -> Address | None:
+        found = self.learned.get(key)
+        return found if found is not None and passes(found) else None
+
     def take_changed_routes(self) -> None:
         """Anywhere."""
 
