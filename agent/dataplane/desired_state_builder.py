@@ -48,6 +48,11 @@ class BgpRoutes(Protocol):
         ...
 
     @property
+    def speakers(self) -> frozenset[tuple[Address, int]]:
+        """Address and port of each peer; the same object while they are the same."""
+        ...
+
+    @property
     def converged(self) -> bool:
         """Whether a route that is not learned may be taken as not existing."""
         ...
@@ -111,6 +116,7 @@ class DesiredStateBuilder:
             self._datastore(),
             self._earlier,
             self._without_bgp(),
+            bgp.speakers,
         )
         return self._admissible.admit(found)
 

@@ -57,7 +57,7 @@ from bgp.rib.multipath import NextHops
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
-from bgp.wire.families import Family
+from bgp.wire.families import Family, Prefix, without_zone
 from ipam.address_text import text_of
 from ipam.model import NodeName
 
@@ -171,6 +171,8 @@ class BgpController:
         self._policy_troubles: tuple[str, ...] = ()
         self.gateways: Mapping[Address, Address] = {}
         """Peer -> the gateway to it (`reachableBy`)."""
+        self.speakers: frozenset[tuple[Address, int]] = frozenset()
+        """Address and port of each peer, wherever it was named or found: pods are kept from them."""
         self.restarting = False
         """Set before the first facts: whether routes of an earlier life were found in the kernel."""
         self.trouble: str | None = None
@@ -230,6 +232,10 @@ class BgpController:
                 for address, one in peers.items()
             }
         )
+        speakers = frozenset((without_zone(address), one.config.port) for address, one in peers.items())
+        if speakers != self.speakers:
+            self.speakers = speakers
+            self._changed()
         gateways = {address: one.gateway for address, one in peers.items() if one.gateway is not None}
         if gateways != self.gateways:
             self.gateways = gateways

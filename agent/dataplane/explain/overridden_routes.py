@@ -1,4 +1,5 @@
-"""Routes of ours that are in the kernel and lead nobody: others' longer ones inside them take the packets.
+"""Routes of ours that are in the kernel and lead nobody: others' longer ones inside them take the packets, or one to
+the same prefix with a lower metric, as IPv6 has them beside ours.
 
 A route to a block is in force only where nothing longer leads elsewhere (RFC 1812, section 5.2.4.3): the network of a
 bridge that somebody made inside a pool, a VPN's, a static route.
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from agent.dataplane.kernel.ownership import Ownership
-from agent.netlink.objects import Address, Route, RouteKey, RouteType
+from agent.netlink.objects import IPV6_METRIC, Address, Route, RouteKey, RouteType
 
 NOWHERE = frozenset({(None, None)})
 """Where a blackhole leads."""
@@ -22,14 +23,26 @@ MOST_OTHERS = 5_000
 def overridden(
     desired: Mapping[RouteKey, Route], actual: Mapping[RouteKey, Route], ownership: Ownership
 ) -> Iterator[tuple[Route, Route]]:
-    """(ours, the other's longer one inside it), the longest of ours for each."""
+    """(ours, the other's that goes before it or is a longer one inside it), the longest of ours for each."""
     others = (route for route in actual.values() if not ownership.is_ours(route) and not _is_nothing(route))
     for other in islice(others, MOST_OTHERS):
-        ours = next((desired[key] for key in other.key.around() if key in desired), None)
+        ours = next((desired[key] for key in _behind(other.key) if key in desired), None)
         if ours is None or ours.type is not RouteType.UNICAST:
             continue
         if not _next_hops(other) <= _next_hops(ours):
             yield ours, other
+
+
+def goes_before(other: Route, ours: Route) -> bool:
+    """Whether it is to the same prefix."""
+    return other.key[:3] == ours.key[:3]
+
+
+def _behind(other: RouteKey) -> Iterator[RouteKey]:
+    """The keys of ours that get no packets where this one does; ours have no metric of their own."""
+    if other.version == 6 and 0 < other.metric < IPV6_METRIC:  # in IPv4 none is what goes first
+        yield RouteKey.of_packed(*other[:3])
+    yield from other.around()
 
 
 def _next_hops(route: Route) -> frozenset[tuple[Address | None, str | None]]:

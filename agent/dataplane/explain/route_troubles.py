@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.dataplane.desired.route_producers import NoRoute
-from agent.dataplane.explain.overridden_routes import overridden
+from agent.dataplane.explain.overridden_routes import goes_before, overridden
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kinds.kernel_routes import conflict_reason
 from agent.dataplane.kinds.states import RouteSnapshot
-from agent.netlink.objects import Route, RouteKey, RouteType, protocol_name
+from agent.netlink.objects import IPV6_METRIC, Route, RouteKey, RouteType, protocol_name
 from agent.trouble import Trouble, TroubleKind
 from ipam.model import NodeName
 
@@ -56,6 +56,7 @@ def route_troubles(
     yield from _interfaces(snapshot, waiting, around)
     yield from _conflicts(snapshot)
     yield from _overridden(snapshot)
+    yield from _gone_before(snapshot)
     yield from _refused(snapshot)
     yield from _no_way(snapshot, without, around)
     yield from _other_refusals(snapshot)
@@ -155,7 +156,8 @@ def _overridden(snapshot: RouteSnapshot) -> Iterator[Trouble]:
     found: dict[str, list[tuple[Route, Route]]] = defaultdict(list)
     desired, actual = snapshot.desired.dataplane.routes, snapshot.actual.routes
     for ours, other in overridden(desired, actual, snapshot.ownership):
-        found[protocol_name(other.protocol)].append((ours, other))
+        if not goes_before(other, ours):
+            found[protocol_name(other.protocol)].append((ours, other))
     for protocol, some in _most(found):
         ours, other = some[0]
         devices = " or ".join(sorted(ours.target.devices()))
@@ -168,6 +170,25 @@ def _overridden(snapshot: RouteSnapshot) -> Iterator[Trouble]:
             TroubleKind.ROUTE, about, evidence, "packets to what they cover go where they lead", cure
         )
     yield from _rest(TroubleKind.ROUTE, found, "protocols of routes lie inside ours")
+
+
+def _gone_before(snapshot: RouteSnapshot) -> Iterator[Trouble]:
+    """By the protocol of the others' routes; where ours is left out for theirs, that is the conflict's to tell."""
+    found: dict[str, list[tuple[Route, Route]]] = defaultdict(list)
+    desired, actual = snapshot.desired.dataplane.routes, snapshot.actual.routes
+    for ours, other in overridden(desired, actual, snapshot.ownership):
+        if goes_before(other, ours) and ours.key not in snapshot.conflicts:
+            found[protocol_name(other.protocol)].append((ours, other))
+    for protocol, some in _most(found):
+        ours, other = some[0]
+        devices = " or ".join(sorted(ours.target.devices()))
+        evidence = f"{other} goes before our route to it by {devices}, whose metric is {IPV6_METRIC}"
+        if len(some) > 1:
+            evidence = f"{len(some)} of them, one is {evidence}"
+        about = f"routes of protocol {protocol} before ours"
+        cure = "remove them, or give them a larger metric"
+        yield Trouble(TroubleKind.ROUTE, about, evidence, "packets go where they lead", cure)
+    yield from _rest(TroubleKind.ROUTE, found, "protocols of routes go before ours")
 
 
 def _refused(snapshot: RouteSnapshot) -> Iterator[Trouble]:

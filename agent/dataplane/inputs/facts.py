@@ -121,7 +121,7 @@ class Facts:
     cluster_addresses: frozenset[Address] = frozenset()
     """All that is known of nodes' addresses, tunnels' and those that other tools list included."""
     bgp_speakers: frozenset[tuple[Address, int]] = frozenset()
-    """Address and port of every node as a BGP speaker, and of every configured peer."""
+    """Address and port of every node as a BGP speaker, of every configured peer, and of those found on uplinks."""
     listen_port: int = DEFAULT_PORT
     """This node's own."""
     services: tuple[Prefix, ...] = ()

@@ -70,9 +70,11 @@ class Gatherer:
         datastore: frozenset[Address] = frozenset(),
         earlier_pods: Mapping[RouteKey, str] | None = None,
         without_bgp: frozenset[NodeName] = frozenset(),
+        peers: frozenset[tuple[Address, int]] = frozenset(),
     ) -> Facts:
         """The facts of this moment; the arguments are what the datastore does not say.
 
+        `peers` are those of this node's speaker, whoever named or found them.
         Of nodes `without_bgp` the addresses that they borrowed follow from the datastore in any case.
         """
         cluster, borrowed = self._cluster, self._cluster.borrowed
@@ -81,7 +83,7 @@ class Gatherer:
         older = self._older.get(lambda: self._older_names(nodes), nodes)
         host = host_links(links)
         here = self._here.get(lambda: names_here(cluster.node, nodes, host), nodes, host)
-        ports, peers = cluster.bgp_configurations, cluster.bgp_peers
+        ports, named = cluster.bgp_configurations, cluster.bgp_peers
         return Facts(
             node=cluster.node,
             pools=self._pools.get(lambda: tuple(record.pool for record in pools), pools),
@@ -92,7 +94,9 @@ class Gatherer:
             peer_gateways=peer_gateways,
             services=service_networks(cluster.bgp_configuration),
             cluster_addresses=self._addresses.get(lambda: cluster_addresses(nodes), nodes),
-            bgp_speakers=self._speakers.get(lambda: bgp_speakers(nodes, ports, peers), nodes, ports, peers),
+            bgp_speakers=self._speakers.get(
+                lambda: bgp_speakers(nodes, ports, named) | peers, nodes, ports, named, peers
+            ),
             listen_port=listen_port(cluster.node, ports),
             links=links,
             underlay_links=underlay.links if underlay is not None else frozenset(),

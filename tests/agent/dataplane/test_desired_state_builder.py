@@ -29,6 +29,7 @@ class Bgp:
     def __init__(self) -> None:
         self.learned: Mapping[RouteKey, Address] = {LEARNED: NEAR}
         self.gateways: Mapping[Address, Address] = {}
+        self.speakers: frozenset[tuple[Address, int]] = frozenset()
         self.converged = False
 
     def hops_among(self, key: RouteKey, passes: Callable[[Address], bool]) -> Address | None:

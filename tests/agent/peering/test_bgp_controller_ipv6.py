@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from agent.configuration.config import UplinkSettings
+from agent.dataplane.inputs.facts import FactSettings
+from agent.dataplane.inputs.gather import Gatherer
 from tests.fixtures.namespace import fresh_namespace, ip
 from tests.scenes.bgp.controllers import PORT, BgpNode, bgp_nodes, document
 
@@ -103,6 +106,32 @@ async def test_a_router_found_on_an_uplink_is_a_peer_and_it_is_shown_how_it_was_
                 *("near1", "fe80::2%near1", "Established", ""),
             )
             assert list(one.bgp.session_troubles()) == []
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            await one.bgp.close()
+    ip("link del near1")
+
+
+async def test_pods_are_kept_from_a_router_that_is_found_by_its_ipv4_gateway_alone(tmp_path: Path) -> None:
+    ip("link add near1 type veth peer name far1")
+    for name in ("near1", "far1"):
+        Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+        ip(f"link set {name} up")
+    ip("address add 10.9.0.1/24 dev near1")
+    ip("route add default via 10.9.0.2 dev near1")
+    router = ip_address("10.9.0.2"), PORT
+    async with bgp_nodes(1, tmp_path) as world:
+        (one,) = world.nodes
+        await one.bgp.close()
+        one.bgp = one.new_controller(
+            uplink=[UplinkSettings(interface="near*", remote_as="external", port=PORT)]
+        )
+        looking = asyncio.create_task(one.bgp.uplinks.run())
+        try:
+            await world.until(lambda: router in one.bgp.speakers)
+            found = Gatherer(one.state).gather(FactSettings(), {}, {}, {}, peers=one.bgp.speakers)
+            assert router in found.bgp_speakers
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)

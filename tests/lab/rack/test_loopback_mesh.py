@@ -44,12 +44,11 @@ def mesh(standing: Rack, node: LabNode) -> set[str]:
 def test_the_nodes_are_reached_by_what_the_switches_announce_and_their_pods_through_them(
     standing: Rack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for node in standing.nodes:
-        lab_processes.wait_for(
-            "the mesh",
-            lambda: mesh(standing, node) <= standing.established(node),
-            WAIT_SECONDS,  # noqa: B023
-        )
+    lab_processes.wait_for(
+        "the mesh",
+        lambda: all(mesh(standing, node) <= standing.established(node) for node in standing.nodes),
+        WAIT_SECONDS,
+    )
     lab_processes.wait_for(
         "no trouble",
         lambda: all(
@@ -79,9 +78,20 @@ def test_the_nodes_are_reached_by_what_the_switches_announce_and_their_pods_thro
 
 def _pulled(standing: Rack, node: LabNode) -> None:
     ip_on(node, "link set eth1 down")
-    standing.wait_without(node, "eth1")
+    lab_processes.wait_for(
+        "no packets by eth1", lambda: all("dead" in line for line in _lines(standing, node)), WAIT_SECONDS
+    )
+
+
+def _lines(standing: Rack, node: LabNode) -> list[str]:
+    return [line for line in standing.routes(node).values() if "dev eth1" in line]
 
 
 def _put_back(standing: Rack, node: LabNode) -> None:
     ip_on(node, "link set eth1 up")
-    lab_processes.wait_for("eth1 again", lambda: standing.uses(node, "eth1"), WAIT_SECONDS)
+    lab_processes.wait_for(
+        "both uplinks",
+        lambda: len(live := _lines(standing, node)) >= 4 and not any("dead" in line for line in live),
+        WAIT_SECONDS,
+        lambda: str(standing.routes(node)),
+    )

@@ -30,6 +30,7 @@ class _Bgp:
     def __init__(self) -> None:
         self.learned: dict[RouteKey, Address] = {}
         self.gateways: dict[Address, Address] = {}
+        self.speakers: frozenset[tuple[Address, int]] = frozenset()
         self.converged = True
         self._changed: dict[RouteKey, Address | None] | None = None
 

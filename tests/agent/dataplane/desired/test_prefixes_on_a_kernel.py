@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -36,6 +36,7 @@ class Bgp:
     def __init__(self) -> None:
         self.learned: dict[RouteKey, Address] = {}
         self.gateways: Mapping[Address, Address] = {}
+        self.speakers: frozenset[tuple[Address, int]] = frozenset()
         self.converged = True
 
     def hops_among(self, key: RouteKey, passes: Callable[[Address], bool]) -> Address | None:

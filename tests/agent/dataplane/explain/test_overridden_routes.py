@@ -60,6 +60,33 @@ def test_a_longer_route_of_others_overrides_the_longest_of_ours_around_it(
     assert [(str(ours.key), theirs) for ours, theirs in found] == ([(expected, other)] if expected else [])
 
 
+OURS6 = route("fd10:1::/64")
+
+
+def of_metric(metric: int, device: str = "wg0", protocol: int = STATIC) -> Route:
+    key = RouteKey(ip_network("fd10:1::/64"), metric=metric)
+    return Route(key, device=device, protocol=protocol)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_before"),
+    [
+        (of_metric(512), True),
+        (of_metric(1), True),
+        (of_metric(512, "eth0"), False),  # it leads there, too
+        (of_metric(2048), False),
+        (of_metric(512, protocol=12), False),
+    ],
+    ids=["lower", "the lowest", "the same way", "higher", "ours"],
+)
+def test_a_route_of_others_to_the_same_prefix_with_a_lower_metric_goes_before_ours(
+    other: Route, is_before: bool
+) -> None:
+    desired = {OURS6.key: OURS6}
+    found = list(overridden(desired, {**desired, other.key: other}, Ownership()))
+    assert found == ([(OURS6, other)] if is_before else [])
+
+
 @pytest.mark.parametrize(
     "text", ["10.1.1.5/32", "10.1.1.0/26", "128.0.0.0/1", "0.0.0.0/0", "fd10:1::7/128", "fd10::/16"]
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
 import pytest
 
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import tunnels
 from agent.dataplane.explain.overridden_routes import overridden
+from agent.dataplane.explain.route_troubles import Surroundings, route_troubles
 from agent.dataplane.inputs.facts import Endpoint, Facts
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
 from agent.dataplane.kernel.dataplane_objects import Dataplane
@@ -332,3 +333,29 @@ async def test_a_veth_of_another_plugin_that_comes_and_goes_with_address_and_rou
         await bench.until(lambda: bool(bench.seen[-1]["eth0-far"].addresses))
         assert not any("veth1" in links for links in bench.seen)
         assert bench.reconciler.passes <= passes + 2
+
+
+async def test_somebodys_route_of_ipv6_with_a_lower_metric_than_ours_is_known_at_once_and_forgotten_when_it_goes(
+    kernel: NetlinkKernel,
+) -> None:
+    ip("address add fd26::1/64 dev eth0 nodad")
+    ours = Route(RouteKey(ip_network("fd10:1::/122")), gateway=ip_address("fd26::2"), device="eth0")
+    async with running(Bench(kernel, Dataplane(routes={ours.key: ours}))) as bench:
+        await bench.quiet()
+        snapshot = bench.reconciler.snapshot()
+
+        def found() -> list[str]:
+            return [
+                one.evidence
+                for one in route_troubles(snapshot, (), Surroundings())
+                if "before ours" in one.about
+            ]
+
+        ip(f"-6 route add {ours.key} dev cali1 metric 512 proto static")
+        await bench.until(lambda: bool(found()), REPAIR_SECONDS)
+        (evidence,) = found()
+        assert evidence.startswith(
+            f"{ours.key} dev cali1 proto static metric 512 goes before our route to it by eth0"
+        )
+        ip(f"-6 route del {ours.key} metric 512")
+        await bench.until(lambda: not found(), REPAIR_SECONDS)
