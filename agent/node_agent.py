@@ -62,7 +62,7 @@ from agent.peering.silent_nodes import SilentNodes
 from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
-from agent.service.start import fact_settings, kernel_of
+from agent.service.start import fact_settings, is_another_life, kernel_of
 from agent.service.supervision import Supervision
 from agent.service.watches import Watched, Watches
 from agent.status import AgentStatus
@@ -118,19 +118,18 @@ class Agent:
             ownership=settings.protocols,
             next_hops=self._next_hops,
         )
-        trigger = self._reconciler.trigger
         self._syncer = self._new_syncer(contents=settings.from_datastore)
         self._allocator = self._new_allocator()
-        passwords, drain = PasswordFiles(Path(config.paths.secrets)), DrainFile(self._state_directory)
-        disabled = DisabledPeers(self._state_directory)
-        self._bgp = BgpController(config.bgp, passwords, drain, disabled, self._clock, trigger, config.bfd)
+        drain, disabled = DrainFile(self._state_directory), DisabledPeers(self._state_directory)
+        files = PasswordFiles(Path(config.paths.secrets)), drain, disabled
+        self._bgp = BgpController(config.bgp, *files, self._clock, self._reconciler.trigger, config.bfd)
         self._failed_peers = FailedPeers(self._bgp, self._reconciler.avoid)
         self._bfd = BfdClient(config.bfd_socket, self._clock, self._failed_peers)
         self._bgp.bfd_status = self._bfd.status
         self._tracking = NexthopTracking(
             self._next_hops, lambda: self._bgp.speaker, self._clock, self._reconciler.read_routes
         )
-        self._datastore = DatastoreAddresses(config.etcd.endpoints, trigger)
+        self._datastore = DatastoreAddresses(config.etcd.endpoints, self._reconciler.trigger)
         self._silent = SilentNodes(self._state, self._bgp, self._clock, self._silent_nodes_changed)
         self._desired = self._new_desired(settings)
 
@@ -155,7 +154,9 @@ class Agent:
             is_ours=self._is_ours,
             in_sync=self._in_sync,
         )
-        self._watch = TroubleWatch(lambda: self._status.troubles(), self._clock, log, self._troubles_changed)
+        self._watch = TroubleWatch(
+            lambda: self._status.troubles(), self._clock, log, lambda: self._supervision.trigger()
+        )
         self._status = self._agent_status(self._log_stream)
         self._last_readiness = Readiness("the status cannot be read", passes=0)
         self._exposition = Exposition(self._status.readings)
@@ -309,10 +310,7 @@ class Agent:
                 group.create_task(self.parts.keep(first, runs[first]))
                 found = (await self.parts.keep("start", self._kernel.routes)).values()
                 self._desired.inherit(found)
-                marks = self._config.routes
-                self._bgp.restarting = any(
-                    route.protocol in (marks.learned, marks.blackhole) for route in found
-                )
+                self._bgp.restarting = is_another_life(self._config, found)
                 for name, run in runs.items():
                     if name != first:
                         group.create_task(self.parts.keep(name, run))
@@ -380,9 +378,6 @@ class Agent:
             self._last_readiness = self._status.readiness()
         return self._last_readiness
 
-    def _troubles_changed(self) -> None:
-        self._supervision.trigger()
-
     def _state_changed(self) -> None:
         self._watch.trigger()
         self._reconciler.trigger()
@@ -413,6 +408,7 @@ class Agent:
             with self.parts.outlived("peering"):
                 facts = self._desired.facts()
                 self._bgp.reconcile(self._state, facts, self._reconciler.installed)
+                self._bgp.follow_links(facts.links)
                 self._tracking.update(self._desired.node_addresses())
                 self._failed_peers.look()
                 self._bfd.want(self._bgp.bfd_sessions(facts.links), self._bgp.peer_names)

@@ -86,6 +86,17 @@ def bfd_changed(peer: Peer, now: float, *, up: bool, independent: bool) -> list[
     return ended + peer.adj_ribs_in.withdraw_all()
 
 
+def link_failed(peer: Peer, now: float, why: str) -> list[Output]:
+    """The link to the peer carries nothing: its session is over, and its paths go at once, stale ones as well.
+
+    No NOTIFICATION could get there; the end of the connection does once the link is back, and leaves our routes there
+    to a graceful restart.
+    """
+    peer.last_error = why
+    ended = peer.end_all(lambda session: session.lost(why), now)
+    return ended + peer.adj_ribs_in.withdraw_all()
+
+
 def ends_by_bfd(peer: Peer, *, independent: bool) -> bool:
     """Whether a failure that BFD finds ends the peer's session and paths."""
     return independent or not any(rib.stale for rib in peer.adj_ribs_in.values())

@@ -355,9 +355,9 @@ class Reconciler:
         self._look_ahead()
         await self._move_gateways()
         self._computed += 1
-        serial, ways = self._computed, self.next_hops.resolutions
+        serial, resolutions = self._computed, self.next_hops.resolutions
         before, desired = self._desired, await self._compute_desired(self._links.links)
-        if self.next_hops.resolutions is not ways:
+        if self.next_hops.resolutions is not resolutions:
             self.trigger()
         self._desired = replace(desired, avoided=self._avoided) if self._avoided else desired
         self._to_compare.add(self._desired.touched if self._desired.trust == before.trust else None)

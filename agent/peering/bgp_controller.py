@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 
 import structlog
 
@@ -35,6 +34,7 @@ from agent.peering.originations import (
     with_local_address,
 )
 from agent.peering.passwords import PasswordFiles
+from agent.peering.peer_links import PeerLinks
 from agent.peering.peer_policies import PolicyInputs, block_claims, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
 from agent.peering.peer_verbs import PeerVerbs
@@ -47,7 +47,7 @@ from agent.peering.peers import (
     required_passwords,
 )
 from agent.peering.refused_prefixes import refused_prefixes
-from agent.peering.session_troubles import refused_keys, session_troubles
+from agent.peering.session_troubles import refused_keys, refused_lately, session_troubles
 from agent.peering.uplink_peers import uplink_peers
 from agent.trouble import Trouble
 from agent.uplinks.uplinks import Uplinks
@@ -58,12 +58,9 @@ from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family, Prefix, without_zone
-from ipam.address_text import text_of
 from ipam.model import NodeName
 
 LISTEN_RETRY_SECONDS = 2.0
-REFUSED_LATELY_SECONDS = 600.0
-"""How long a refused connection from a peer's address is a trouble."""
 DRAIN_SECONDS = 0.4
 """How long a node that leaves is the last choice before it is none."""
 
@@ -147,9 +144,7 @@ class BgpController:
         self._multipath = Multipath(
             settings.maximum_paths, settings.multipath_as_relax, settings.link_bandwidth_weights
         )
-        self._passwords = passwords
-        self._drain_file = drain_file
-        self._disabled = disabled
+        self._passwords, self._drain_file, self._disabled = passwords, drain_file, disabled
         self.drained = drain_file.read()
         """Set: this node has left its peers, or is about to, until `undrain`."""
         self._leaving: asyncio.Task[None] | None = None
@@ -177,6 +172,7 @@ class BgpController:
         """Set before the first facts: whether routes of an earlier life were found in the kernel."""
         self.trouble: str | None = None
         """Why the speaker cannot listen."""
+        self._peer_links = PeerLinks()
 
     def reconcile(self, state: StateCache, facts: Facts, installed: Mapping[RouteKey, Route]) -> None:
         """Adopt the present facts; no work when nothing changed. Raises what ended the speaker, if anything did."""
@@ -365,6 +361,11 @@ class BgpController:
             with suppress(asyncio.CancelledError):
                 await self._task
 
+    def follow_links(self, links: Mapping[str, Link]) -> None:
+        """End the sessions over links that carry nothing while others live; call their peers when these are back."""
+        if self.speaker is not None:
+            self._peer_links.follow(links, self._desired.peers, self.speaker, lambda: self.established)
+
     # -- for the dataplane --------------------------------------------------------------------------------------------
 
     @property
@@ -435,7 +436,8 @@ class BgpController:
             if ref in known
         )
         listening = (self.trouble,) if self.trouble else ()
-        refused = self._refused_lately()
+        known_peers = self.speaker.status() if self.speaker is not None else ()
+        refused = refused_lately(known_peers, self._clock.wall())
         unreadable = self._disabled.unreadable
         lost = (f"{FILE_NAME}: {unreadable}; no peer is disabled: disable again whom you meant",)
         return (
@@ -446,18 +448,6 @@ class BgpController:
             *self._policy_troubles,
             *passwords,
         )
-
-    def _refused_lately(self) -> Iterator[str]:
-        """Somebody may be using a peer's address."""
-        since = self._clock.wall() - timedelta(seconds=REFUSED_LATELY_SECONDS)
-        for peer in self.speaker.status() if self.speaker is not None else ():
-            if peer.refused_at is not None and peer.refused_at >= since:
-                yield (
-                    f"peer {peer.description} ({text_of(peer.address)}): a connection from its address was refused, "
-                    f"the last one at {peer.refused_at:%H:%M:%S} UTC, {peer.refused} beside a session that lived; "
-                    "its routes stay; if they come again and again, a pod there may call in its name: "
-                    "put bgp.mesh_ttl_security on, on both nodes"
-                )
 
     def session_troubles(self) -> Iterator[Trouble]:
         """What is wrong with sessions: limits, near and exceeded, refused passwords, errors of this program."""
@@ -476,11 +466,10 @@ class BgpController:
             for address, one in self._desired.peers.items()
             if one.kind is PeerKind.MESH
         }
-        peers = self.speaker.status() if self.speaker is not None else ()
         return {
-            NodeName(mesh[peer.address]): f"the session with it is {peer.state.value}"
-            for peer in peers
-            if peer.address in mesh
+            NodeName(mesh[peer]): f"the session with it is {state}"
+            for peer, (state, _) in self.sessions().items()
+            if peer in mesh
         }
 
     def refused(self) -> Iterator[Trouble]:
@@ -520,9 +509,8 @@ class BgpController:
 
     def ends_by_bfd(self, address: Address, *, independent: bool) -> bool:
         """Whether a failure that BFD has found ends the peer's paths; not if it restarts gracefully, with its BFD."""
-        return self.speaker is not None and self.speaker.instance.ends_by_bfd(
-            address, independent=independent
-        )
+        speaker = self.speaker
+        return speaker is not None and speaker.instance.ends_by_bfd(address, independent=independent)
 
     def bfd_changed(self, address: Address, *, up: bool, independent: bool) -> None:
         """What BFD found of a peer: the way to it works (`up`), or has failed."""

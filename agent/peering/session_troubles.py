@@ -19,6 +19,8 @@ NO_MEMORY = "Cannot allocate memory"
 """ENOMEM, in the C library's words."""
 DOWN_SECONDS = 60.0
 """A peer that is away longer is a trouble: a restart takes less."""
+REFUSED_LATELY_SECONDS = 600.0
+"""How long a refused connection from a peer's address is a trouble."""
 MOST_NAMED = 5
 """Peers named in one sentence; the rest is counted."""
 
@@ -110,3 +112,16 @@ def _troubles(peer: PeerStatus, *, is_mesh: bool) -> Iterator[Trouble]:
         evidence = f"an internal error reset its session, {peer.failure}; its traceback is in the log"
         loss = "what it announces counts again once it has announced everything in a new session"
         yield Trouble(TroubleKind.PEERING, about, evidence, loss, "report it with the log")
+
+
+def refused_lately(peers: Iterable[PeerStatus], now: datetime) -> Iterator[str]:
+    """Somebody may be using a peer's address."""
+    since = now - timedelta(seconds=REFUSED_LATELY_SECONDS)
+    for peer in peers:
+        if peer.refused_at is not None and peer.refused_at >= since:
+            yield (
+                f"peer {peer.description} ({text_of(peer.address)}): a connection from its address was refused, "
+                f"the last one at {peer.refused_at:%H:%M:%S} UTC, {peer.refused} beside a session that lived; "
+                "its routes stay; if they come again and again, a pod there may call in its name: "
+                "put bgp.mesh_ttl_security on, on both nodes"
+            )

@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import gc
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from agent.configuration.config import Config, ConfigError, accepted_prefixes, local_prefixes
@@ -18,6 +19,7 @@ from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.datastore.etcd_settings import check_files
+from agent.netlink.objects import Route
 from agent.netlink.rtnexthops import Resilience
 from ipam.selector import parse
 
@@ -92,6 +94,12 @@ def fact_settings(config: Config) -> FactSettings:
         peers=parse(workloads.peers) if workloads.peers.strip() else None,
         routers=parse(workloads.routers) if workloads.routers.strip() else None,
     )
+
+
+def is_another_life(config: Config, routes: Iterable[Route]) -> bool:
+    """Whether an agent ran here before, by the routes that it left in the kernel."""
+    marks = config.routes.learned, config.routes.blackhole
+    return any(route.protocol in marks for route in routes)
 
 
 def spare_the_collector() -> None:

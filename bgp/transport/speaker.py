@@ -126,6 +126,13 @@ class Speaker:
             self.instance.on_demand(address, lambda one: renewal.call_now(one, now), now)
         self._schedule()
 
+    def link_failed(self, address: Address, why: str) -> None:
+        """The link to a peer carries nothing: its session and its paths go at once."""
+        now = self._clock.now()
+        with suppress(KeyError):  # it has just gone
+            self.instance.on_demand(address, lambda one: renewal.link_failed(one, now, why), now)
+        self._schedule()
+
     def announce(self, prefixes: Collection[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """Originate these prefixes, and no others; a mapping says with which attributes."""
         self.instance.announce(prefixes)

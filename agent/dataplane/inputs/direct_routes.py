@@ -44,7 +44,7 @@ class DirectRoutes:
         for key in _keys(address, longest, shortest):
             hops = self._learned(key, self._is_on_link)
             if hops is not None:
-                yield Route.from_target(key, RouteTarget().through(tuple(self._ways(hops))))
+                yield Route.from_target(key, RouteTarget().through(tuple(self._gateways_of(hops))))
 
     def why_not(self, address: Address) -> str:
         """What is learned and leads to an address, yet resolves nothing; empty: there is no such route."""
@@ -64,7 +64,7 @@ class DirectRoutes:
                 self._known[address] = found
         return found
 
-    def _ways(self, hops: NextHops) -> Iterator[NextHop]:
+    def _gateways_of(self, hops: NextHops) -> Iterator[NextHop]:
         members = hops.members if isinstance(hops, NextHopSet) else ((hops, 1),)
         for address, weight in members:
             for hop in self._way(address):

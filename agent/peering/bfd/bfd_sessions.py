@@ -12,6 +12,7 @@ from ipaddress import IPv6Address
 
 from agent.configuration.config import BfdSettings
 from agent.netlink.objects import Address, Link
+from agent.peering.peer_links import link_of
 from agent.peering.peers import DesiredPeer, PeerKind
 from agent.trouble import Trouble, TroubleKind
 from bgp.bfd.door import MOST_SESSIONS, DesiredSession, SessionKey, SessionReport
@@ -63,25 +64,10 @@ def _key(address: Address, peer: DesiredPeer, links: Mapping[str, Link]) -> Sess
     if isinstance(address, IPv6Address) and address.is_link_local:
         zone = address.scope_id
         return SessionKey(text_of(address).partition("%")[0], "", zone) if zone and zone in links else None
-    link = _link_of(links, address)
+    link = link_of(links, address)
     if link is not None:
         return SessionKey(text_of(address), own, link.name)
     return SessionKey(text_of(address), own, multihop=True) if peer.kind is PeerKind.MESH else None
-
-
-def _link_of(links: Mapping[str, Link], address: Address) -> Link | None:
-    """The link on whose subnet an address is, whether it is up or not: where it is not, the session shall say so.
-
-    Of several the longest; a full length (/32, /128) is no subnet.
-    """
-    found = [
-        (length, link)
-        for link in links.values()
-        for own, length in link.addresses
-        if own.version == address.version and length < own.max_prefixlen
-        if not (int(own) ^ int(address)) >> (own.max_prefixlen - length)
-    ]
-    return max(found, key=lambda one: one[0])[1] if found else None
 
 
 def bfd_troubles(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from tests.scenes.rack.racks import SPINE, Rack, rack
 pytestmark = pytest.mark.lab
 
 WAIT_SECONDS = 40.0
-MOST_LOST_MS = 100
+SLACK = 0 if os.environ.get("TORTIE_RACK_ALONE") else 3000
+"""Milliseconds for a machine that does much beside."""
+MOST_LOST_MS = 100 + SLACK
 NO_BLOCKS = resource(
     "BGPFilter", "no-blocks", importV4=[{"action": "Reject", "matchOperator": "In", "cidr": "192.168.0.0/16"}]
 )

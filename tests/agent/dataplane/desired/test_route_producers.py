@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_network
 from itertools import permutations
 
 import pytest
 
 from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
-from agent.dataplane.desired.route_producers import NoRoute, RouteClass, learned_routes, merge
+from agent.dataplane.desired.route_producers import (
+    NoRoute,
+    RouteClass,
+    learned_routes,
+    merge,
+    resolving_prefixes,
+)
 from agent.dataplane.inputs.facts import Facts, FactSettings, NodeAddresses
 from agent.dataplane.inputs.next_hops import Resolutions
 from agent.netlink.objects import RTPROT_BOOT, Link, Route, RouteKey
+from bgp.policy.prefix_filter import PrefixFilter
 from bgp.rib.multipath import NextHopSet
 from ipam.model import EncapsulationMode, NodeName, Pool
 from tests.scenes.dataplane.route_facts import (
@@ -331,6 +338,21 @@ def test_ipv4_goes_by_a_link_local_next_hop_on_the_link_that_its_zone_names(
 def test_a_link_local_next_hop_on_no_link_of_this_node_is_out_of_reach(zone: str) -> None:
     hops = {network("0.0.0.0/0"): IPv6Address(f"fe80::9{zone}")}
     assert lines(facts(pool(), bgp_nexthops=hops, endpoints=(), block_owners={})) == []
+
+
+def test_next_hops_resolve_by_no_prefix_of_pods_or_services_and_none_that_is_refused() -> None:
+    refused = PrefixFilter(never=((network("10.254.0.0/16"), "somebody's"),))
+    given = replace(facts(pool(), services=(network("10.96.0.0/12"),)), from_peers=refused)
+    admits = resolving_prefixes(given)
+    texts = [
+        "10.255.0.12/32",
+        "0.0.0.0/0",
+        "fd99::9/128",
+        "192.168.31.64/26",
+        "10.96.5.5/32",
+        "10.254.0.9/32",
+    ]
+    assert [admits(RouteKey(ip_network(text))) for text in texts] == [True, True, True, False, False, False]
 
 
 def test_learned_routes_into_the_networks_of_services_stay_out_of_the_kernel() -> None:

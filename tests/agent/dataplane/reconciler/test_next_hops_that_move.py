@@ -126,14 +126,39 @@ async def test_hosts_of_one_address_have_routes_by_their_gateway(kernel: Netlink
         )
 
 
-async def test_a_learned_route_resolves_no_next_hop(node: LearningNode) -> None:
-    node.learn({FIRST: "172.26.0.9", "10.99.0.0/16": "172.26.0.8", "10.77.0.0/24": FAR})
-    await node.until(lambda: lines(node, FIRST) == [f"{FIRST} via 172.26.0.9 dev eth1 proto bird"])
-    await node.passed()
-    assert lines(node, "10.77.0.0/24") == ["none"]
-    assert [(str(key), why.why) for key, why in node.builder.without()] == [
-        ("10.77.0.0/24", "no route of this host leads there")
+async def test_a_learned_route_on_a_link_leads_to_further_next_hops_and_those_move_with_it(
+    node: LearningNode,
+) -> None:
+    """A node's loopback address, as a switch announces it: IPv4 and IPv6, one switch, then the other."""
+    many = {f"10.64.{number}.0/24": FAR for number in range(200)} | {FIRST6: FAR6}
+    asked = "10.64.7.0/24", FIRST6
+    node.learn({"10.99.0.9/32": "172.26.0.8", "fd99::9/128": "fd26::8", **many})
+    before = [
+        "10.64.7.0/24 via 172.26.0.8 dev eth1 proto bird",
+        f"{FIRST6} via fd26::8 dev eth1 proto bird metric 1024",
     ]
+    await node.until(lambda: lines(node, *asked) == before)
+    node.learn({"10.99.0.9/32": "172.27.0.8", "fd99::9/128": "fd27::8", **many})
+    after = [
+        line.replace("172.26", "172.27").replace("fd26", "fd27").replace("eth1", "eth2") for line in before
+    ]
+    began = time.monotonic()
+    await node.until(lambda: lines(node, *asked) == after)
+    assert time.monotonic() - began < 1
+    await node.quiet()
+    assert all("172.26" not in line for line in lines(node, *many))
+
+
+async def test_a_learned_route_that_needs_resolving_itself_leads_nowhere_further(node: LearningNode) -> None:
+    node.learn({FIRST: "172.26.0.9", "10.99.0.0/16": "10.99.0.7", "10.77.0.0/24": FAR})
+    await node.until(lambda: lines(node, FIRST) == [f"{FIRST} via 172.26.0.9 dev eth1 proto bird"])
+    await node.quiet()
+    assert lines(node, "10.77.0.0/24", "10.99.0.0/16") == ["none", "none"]
+    why = "BGP's route to 10.99.0.0/16 leads there, and its own next hop 10.99.0.7 is on no link"
+    assert {(str(key), one.why) for key, one in node.builder.without()} == {
+        ("10.77.0.0/24", why),
+        ("10.99.0.0/16", why),
+    }
 
 
 async def test_a_way_that_is_lost_keeps_its_routes_until_bgp_has_said_what_to_do(node: LearningNode) -> None:
