@@ -73,6 +73,7 @@ def test_the_nodes_are_reached_by_what_the_switches_announce_and_their_pods_thro
         losses = Losses(pings)
         node = standing.nodes[0]
         losses.of("cable pulled", lambda: _pulled(standing, node))
+        assert "10.1.1.0" not in standing.established(node)  # it ends with its link
         losses.of("cable put back", lambda: _put_back(standing, node))
     with capsys.disabled():
         print(f"\nmesh over loopbacks: {losses}")
