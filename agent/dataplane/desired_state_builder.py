@@ -166,7 +166,9 @@ class DesiredStateBuilder:
         if changed is None or self._touched is None:
             self._touched = None
         else:
-            self._touched = {**self._touched, **changed} if self._touched else changed
+            self._touched = (
+                {**self._touched, **changed} if self._touched and changed else self._touched or changed
+            )
         self._next_hops.learned_changed(changed)
 
     def _resolve_through_learned(self, facts: Facts) -> None:
@@ -176,7 +178,12 @@ class DesiredStateBuilder:
         )
         if admits is not self._taken_lower:
             self._taken_lower, hops_among = admits, self._bgp.hops_among
-            self._next_hops.set_learned(lambda key, passes: hops_among(key, passes) if admits(key) else None)
+
+            def learned(key: RouteKey, passes: Callable[[Address], bool]) -> NextHops | None:
+                found = hops_among(key, passes)
+                return found if found is not None and admits(key) else None
+
+            self._next_hops.set_learned(learned)
 
     async def build(self, links: Mapping[str, Link]) -> DesiredState:
         """What the kernel should hold with these links, of the facts at the call."""

@@ -13,6 +13,7 @@ Does not know: how BGP decides, who asks.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, ip_network
@@ -84,12 +85,12 @@ def resolve(
 
 
 def _both(address: Address, routes: ForeignRoutes, learned: DirectRoutes) -> Iterator[Route]:
-    longest: int = address.max_prefixlen
+    left = deque(learned.around(address))
     for route in routes.around(address):
-        yield from learned.around(address, longest, route.key.length + 1)
-        longest = min(longest, route.key.length)
+        while left and left[0].key.length > route.key.length:
+            yield left.popleft()
         yield route
-    yield from learned.around(address, longest, 0)
+    yield from left
 
 
 def on_link(address: Address, routes: ForeignRoutes, links: Mapping[str, Link]) -> tuple[NextHop, ...]:
@@ -252,7 +253,7 @@ class NextHopResolver:
         if were_direct or not self._indirect.issuperset(
             concerned
         ):  # what was learned through them may lead elsewhere
-            self._learned.forget()
+            self._learned.links_changed()
             is_changed = self._look_again(frozenset(self._indirect)) or is_changed
         return is_unclear, is_changed
 
@@ -264,6 +265,7 @@ class NextHopResolver:
     def learned_changed(self, keys: Collection[RouteKey] | None) -> bool:
         """The paths of these keys are others, None: of any; whether some way is another one now."""
         concerned = self._indirect if keys is None else self._indirect_inside(keys)
+        self._learned.paths_changed(concerned)
         return bool(concerned) and self._look_again(frozenset(concerned))
 
     def take_moves(self) -> tuple[GatewayMove, ...]:
@@ -291,7 +293,7 @@ class NextHopResolver:
                 one: way for one, way in self.resolutions.known.items() if one in wanted
             }
             self._good = {one: way for one, way in self._good.items() if one in wanted}
-            self._indirect &= wanted
+            self._forget(self._indirect - wanted)
             self._near = {}
         for address in new:
             self.resolutions.of(address)
@@ -330,15 +332,22 @@ class NextHopResolver:
 
     def _find(self, address: Address) -> Resolution:
         self._near = {}
-        return self._resolve(address)
+        way = self._resolve(address)
+        if len(self.resolutions.known) >= MOST_NEXT_HOPS:
+            self._forget((address,))  # nobody will say that it is another one
+        return way
+
+    def _forget(self, addresses: Collection[Address]) -> None:
+        """What was learned is not followed for these."""
+        self._learned.paths_changed(addresses)
+        self._indirect.difference_update(addresses)
 
     def _resolve(self, address: Address) -> Resolution:
         way = resolve(address, self._now(), self._links)
         if is_direct(address, way.hops):
-            self._indirect.discard(address)
+            self._forget((address,))
         else:
-            if len(self._indirect) < MOST_NEXT_HOPS:
-                self._indirect.add(address)
+            self._indirect.add(address)
             way = resolve(address, self._now(), self._links, self._learned)
         if not way.hops:
             return self._held(address, way)
@@ -350,7 +359,7 @@ class NextHopResolver:
         """Resolve these, or all that are followed, again; whether some way is another one."""
         before = self.resolutions.known
         if concerned is None:
-            self._learned.forget()
+            self._learned.links_changed()
         found = {
             address: self._resolve(address)
             for address in (before if concerned is None else concerned)

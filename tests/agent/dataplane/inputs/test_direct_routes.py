@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.dataplane.cooperative import run_now
+from agent.dataplane.inputs import next_hops
 from agent.dataplane.inputs.next_hops import NextHopResolver
 from agent.dataplane.kernel.ownership import Ownership
 from agent.netlink.objects import Address, Link, NextHop, Route, RouteKey
@@ -134,6 +135,40 @@ def test_a_link_that_goes_takes_what_was_learned_through_it_and_gives_it_back() 
     assert world.hops(NODE) == (hop(ip_address("10.1.3.254"), "eth3"),)
     world.resolver.change(CONNECTED[0], gone=False, appended=False)
     assert world.hops(NODE) == (hop(TOR1, "eth1"),)
+
+
+def test_an_address_that_was_not_followed_for_a_while_is_reached_as_things_are_now() -> None:
+    world = World(table={key("10.255.0.12/32"): (TOR1,)})
+    world.resolver.track({NODE})
+    assert world.hops(NODE) == (hop(TOR1, "eth1"),)
+    others = {ip_address(f"10.9.{high}.{low}") for high in range(2) for low in range(100)}
+    world.resolver.track(others | {NODE})
+    world.resolver.track({TOR1})  # so few of so many that the others are forgotten
+    world.learn("10.255.0.12/32", TOR2)
+    world.resolver.track({NODE})
+    assert world.hops(NODE) == (hop(TOR2, "eth2"),)
+
+
+def test_an_address_that_was_on_a_link_for_a_while_is_reached_as_things_are_now() -> None:
+    world = World(table={key("10.255.0.12/32"): (TOR1,)})
+    world.resolver.track({NODE})
+    on_link = Route(key("10.255.0.0/24"), device="eth3", protocol=4)
+    world.resolver.change(on_link, gone=False, appended=False)
+    assert world.hops(NODE) == (hop(NODE, "eth3"),)
+    world.learn("10.255.0.12/32", TOR2)
+    world.resolver.change(on_link, gone=True, appended=False)
+    assert world.hops(NODE) == (hop(TOR2, "eth2"),)
+
+
+def test_the_ways_of_addresses_beyond_those_that_are_followed_are_of_when_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(next_hops, "MOST_NEXT_HOPS", 1)
+    world = World(table={key("10.255.0.12/32"): (TOR1,)})
+    world.hops(ip_address("10.9.9.9"))
+    assert world.hops(NODE) == (hop(TOR1, "eth1"),)
+    world.learn("10.255.0.12/32", TOR2)
+    assert world.hops(NODE) == (hop(TOR2, "eth2"),)
 
 
 ADDRESSES = [
