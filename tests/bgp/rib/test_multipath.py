@@ -467,19 +467,3 @@ def test_an_update_of_very_many_prefixes_that_have_paths_already_is_worked_out_o
     rib.put(prefixes, path(2))
     rib.drop(prefixes[:500], 1)
     assert len({id(rib.candidates(prefix)) for prefix in prefixes}) == 2
-
-
-def test_next_hops_are_asked_for_as_if_there_were_only_the_paths_that_pass() -> None:
-    """What is best beside them, or not eligible now, does not count: so the answer does not hang on itself."""
-    rib = LocRib()
-    for one in (path(1, asns=(7,)), path(2, asns=(7,)), path(3)):
-        rib.put([PREFIX], one)
-    assert rib.hops(PREFIX) == hop_of(3)
-    assert shown(rib.hops_among(PREFIX, lambda hop: hop != hop_of(3))) == "1, 2"
-    rib.unreachable = frozenset({hop_of(1)})
-    assert shown(rib.hops_among(PREFIX, lambda hop: hop != hop_of(3))) == "1, 2"
-    assert rib.hops_among(PREFIX, {hop_of(2)}.__contains__) == hop_of(2)
-    assert rib.hops_among(PREFIX, lambda _: False) is None
-    assert rib.hops_among(b"\x08\x0b", lambda _: True) is None
-    rib.put([PREFIX], path(0))  # our own
-    assert rib.hops_among(PREFIX, lambda _: True) is None
