@@ -4,7 +4,8 @@ Addresses retained for a name are freed when their time is over. Endpoints witho
 their addresses, so that none stays for ever. This node's claims that were left unfinished are ended.
 Promises: two looks with a pause between them must agree (ipam.check.leak_proof); address and endpoint go in one
 transaction, guarded by the endpoint's revision; a datastore that is away, and whatever is uncertain, frees
-nothing. What cannot be read or released is left alone, and keeps no other from its look.
+nothing; an allocation lives while its own container's veth, or its namespace, does, whoever has the veth's name by now.
+What cannot be read or released is left alone, and keeps no other from its look.
 Does not know: what proves a leak, CNI.
 """
 
@@ -18,11 +19,17 @@ from contextlib import suppress
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import USUAL_INTERFACE, handle_of_endpoint, host_interface_of
+from agent.cni.attachment import (
+    USUAL_INTERFACE,
+    attachment_of,
+    handle_of_endpoint,
+    host_interface_of,
+)
 from agent.cni.dependencies import Dependencies
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import StateCache, own_blocks
 from agent.datastore.storage_layout import key_of
+from agent.netlink.kernel_errors import KernelError
 from ipam import block as blocks
 from ipam.allocation.release import guarded_address
 from ipam.allocation.stale_claims import end_stale_claims, unfinished_claims
@@ -84,7 +91,7 @@ class LeakCollector:
             except Unreadable:  # named by `agent.datastore.own_values`
                 continue
             await self._release_expired(block)
-            for look in self._looks(block):
+            for look in await self._looks(block):
                 earlier = self._first.get(look.address)
                 evidence = prove_leak(earlier, look) if earlier is not None else None
                 if evidence is not None and look.handle is not None:
@@ -172,7 +179,7 @@ class LeakCollector:
                     await self._dependencies.allocator.release_addresses([over])
                     log.info("sticky.expired", address=str(over.address), name=attributes.handle)
 
-    def _looks(self, block: Block) -> list[Observation]:
+    async def _looks(self, block: Block) -> list[Observation]:
         """What a look at each allocation shows; those of a pod that is plainly there are left out."""
         found = []
         sequence_of = dict(block.sequence_of)
@@ -182,13 +189,13 @@ class LeakCollector:
             address = blocks.address_of(block, ordinal)
             if address in self._dependencies.living.in_use:
                 continue  # whoever is said to hold it: a pod that lives here has it
-            look = self._look(address, block.attributes[index], sequence_of.get(ordinal))
+            look = await self._look(address, block.attributes[index], sequence_of.get(ordinal))
             rebooted = look.boot_of_allocation not in (None, look.boot_now)
             if rebooted or not (look.namespace_exists or look.veth_exists):
                 found.append(look)
         return found
 
-    def _look(self, address: Address, attributes: Attributes, sequence: int | None) -> Observation:
+    async def _look(self, address: Address, attributes: Attributes, sequence: int | None) -> Observation:
         words = dict(attributes.secondary)
         usual = words.get("interface", USUAL_INTERFACE)
         container = (
@@ -196,6 +203,13 @@ class LeakCollector:
         )
         interface = host_interface_of(words.get("namespace"), words.get("pod"), container, usual)
         netns = words.get("netns")
+        # A tunnel's address and what was assigned without a namespace's path are never proved abandoned.
+        namespace_exists = netns is None or "type" in words or os.path.exists(netns)
+        veth_exists = self._dependencies.pods.exists(interface)
+        if veth_exists and await self._is_of_another(interface, words, attributes.handle):
+            veth_exists = False
+            if netns is not None and "type" not in words:
+                namespace_exists = await self._has_interface(netns, usual, interface)
         return Observation(
             address=address,
             handle=attributes.handle,
@@ -204,12 +218,29 @@ class LeakCollector:
             boot_of_allocation=words.get("boot"),
             seen_on=self._dependencies.node,
             boot_now=self._dependencies.boot_id,
-            # A tunnel's address and what was assigned without a namespace's path are never proved abandoned.
-            namespace_exists=netns is None or "type" in words or os.path.exists(netns),
-            veth_exists=self._dependencies.pods.exists(interface),
+            namespace_exists=namespace_exists,
+            veth_exists=veth_exists,
             used_by=self._user(address, attributes.handle) if "type" not in words else words["type"],
             at=self._clock.now(),
         )
+
+    async def _is_of_another(self, device: str, words: dict[str, str], handle: HandleId | None) -> bool:
+        """Whether a later container of the same pod has the device: it is called after the pod, not the container."""
+        attachment = attachment_of(words, handle) if handle is not None else None
+        if attachment is None:
+            return False
+        try:
+            owner = await self._dependencies.pods.owner(device)
+        except KernelError:
+            return False
+        return owner not in (None, "", attachment[0])  # on Calico's own devices nothing is written
+
+    async def _has_interface(self, netns: str, interface: str, device: str) -> bool:
+        """Whether a namespace has an interface of this name: it may be left, and empty, when its veth was replaced."""
+        try:
+            return (await self._dependencies.pods.state(netns, interface, device)).inside is not None
+        except KernelError:  # also when there is no such namespace
+            return os.path.exists(netns)
 
     def _user(self, address: Address, handle: HandleId | None) -> str | None:
         """Who else names the address: another container's endpoint here, or a node for its tunnel."""

@@ -193,3 +193,46 @@ async def test_an_endpoint_that_was_written_anew_between_two_looks_stays(world: 
     await world.sync()
     await collector.one_round()
     assert (await world.stored())[1] == 1
+
+
+async def again_after_a_wipe(world: World, netns: str) -> None:
+    """The runtime's store was wiped: no DEL ever comes for c1, and the same pod is made anew in another container."""
+    older = next(iter(world.pods.attached.values()))
+    assert (await world.call("ADD", "c2", "web", netns=netns))[0] == 0
+    await world.sync()
+    assert next(iter(world.pods.attached.values())).host_interface == older.host_interface
+    assert await world.stored() == (2, 1, 2)
+
+
+async def test_the_veth_of_a_later_container_of_the_pod_keeps_no_earlier_ones_address(world: World) -> None:
+    await again_after_a_wipe(world, "/run/netns/no-such-namespace-2")
+    await rounds(world, PAUSE_SECONDS)
+    assert await world.stored() == ONE
+    (living,) = world.pods.attached.values()
+    assert world.cluster.endpoints[0].addresses == living.addresses
+
+
+async def test_a_namespace_that_outlived_its_veth_keeps_no_address_for_a_container_that_was_replaced(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    await world.start()
+    world.pods.namespaces = {str(tmp_path), "/run/netns/new"}
+    await world.call("ADD", netns=str(tmp_path))
+    await world.sync()
+    await again_after_a_wipe(world, "/run/netns/new")
+    await rounds(world, PAUSE_SECONDS)
+    assert await world.stored() == ONE
+
+
+async def test_an_interface_in_the_older_containers_namespace_keeps_its_address(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.start()
+    world.pods.namespaces = {str(tmp_path), "/run/netns/new"}
+    await world.call("ADD", netns=str(tmp_path))
+    await world.sync()
+    (older,) = world.pods.attached.values()
+    await again_after_a_wipe(world, "/run/netns/new")
+    world.pods.attached["vethother"] = older
+    await rounds(world, PAUSE_SECONDS)
+    assert (await world.stored())[0] == 2
