@@ -12,6 +12,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -50,6 +51,7 @@ from agent.netlink.objects import Address, Link, RouteKey
 from agent.node.machine import machine_id, machine_life
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
+from agent.node.signs_of_life import signs_of_life
 from agent.parts import Parts
 from agent.peering.bfd.bfd_client import BfdClient
 from agent.peering.bfd.failed_peers import FailedPeers
@@ -70,6 +72,9 @@ from agent.trouble_watch import TroubleWatch
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdStore
 from ipam.model import HandleId, NodeName
+
+if TYPE_CHECKING:  # loaded only where the settings name an API server
+    from agent.kubernetes.kubernetes_side import KubernetesSide
 
 DEFAULT_MTU = 1500
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -102,7 +107,31 @@ class Agent:
         self._state_directory = Path(config.paths.state)
         self._make_dataplane(config, fact_settings(config))
         self._make_node(config)
+        self._kubernetes = self._new_kubernetes(config)
         self._make_services(config)
+
+    def _new_kubernetes(self, config: Config) -> KubernetesSide | None:
+        """What speaks with Kubernetes, if the settings name an API server; else nothing of it is loaded."""
+        if not config.kubernetes.kubeconfig and not config.kubernetes.in_cluster:
+            return None
+        from agent.kubernetes.kubernetes_side import Around, KubernetesSide
+
+        around = Around(
+            self._store,
+            self._signs_of_life,
+            self._may_write_settled,
+            lambda: self._status.not_ready() is None,
+            self._node.look_again,
+            lambda: not self.reload.wanted,
+        )
+        made = KubernetesSide(config, around, self._clock)
+        self._node_resource.also = made.own_node.write
+        return made
+
+    async def _signs_of_life(self, node: NodeName) -> list[str]:
+        """What shows that another node lives, a doubt too: its machine is there. Raises StoreError."""
+        signs = await signs_of_life(self._store, node, self._status.established())
+        return [*signs.of_life, *signs.doubts]
 
     def _make_dataplane(self, config: Config, settings: FactSettings) -> None:
         """What follows the datastore and BGP into the kernel."""
@@ -273,10 +302,12 @@ class Agent:
                 self._node_resource.troubles,
                 lambda: self._put_back.troubles(),
                 lambda: self._cni.profiles.troubles(),
+                lambda: self._kubernetes.troubles() if self._kubernetes is not None else (),
                 *self._watches.sources,
             ),
             listed=lambda: self._watch.listed,
             bfd=self._bfd,
+            reclaimed=lambda: self._kubernetes.deletion.counts if self._kubernetes is not None else {},
         )
 
     def _cni_dependencies(self) -> Dependencies:
@@ -300,6 +331,7 @@ class Agent:
             limited=lambda: self._bgp.trouble,
             dropped=self._watches.calico.drops_new_pods,
             count_call=self._exposition.answered,
+            annotations=self._kubernetes.annotations if self._kubernetes is not None else None,
         )
 
     async def run(self) -> None:
@@ -342,6 +374,7 @@ class Agent:
             "troubles": self._watch.run,
             "lag": self._lag.run,
             **self._watches.runs,
+            **(self._kubernetes.runs if self._kubernetes is not None else {}),
             "control socket": lambda: control.serve(config.control_socket, self._answers()),
             "metrics socket": lambda: web.on_socket(config.metrics_socket, shown),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -168,6 +168,8 @@ class AgentStatus:
     listed: Callable[[], tuple[ListedTrouble, ...]] = tuple
     """The list that is made of `troubles`, and shown."""
     bfd: BfdClient | None = None
+    reclaimed: Callable[[], Mapping[str, int]] = dict
+    """What was given back of nodes that Kubernetes deleted."""
 
     def not_ready(self) -> str | None:
         """None, or why no pod can be attached now."""
@@ -196,6 +198,10 @@ class AgentStatus:
             troubles=tuple(str(one.trouble) for one in self.listed()),
             reload_refused=self.reload.refused,
         )
+
+    def established(self) -> list[Address]:
+        """The peers whose session is up."""
+        return [peer.address for peer in self._peers() if peer.state is State.ESTABLISHED]
 
     def _peers(self) -> tuple[PeerStatus, ...]:
         return self.bgp.speaker.status() if self.bgp.speaker is not None else ()
@@ -333,4 +339,5 @@ class AgentStatus:
             bfd={text_of(peer): one for peer, one in self.bfd.sessions().items()} if self.bfd else {},
             bfd_packets=self.bfd.counters if self.bfd else {},
             not_enforced=self.limits.samples,
+            reclaimed=self.reclaimed(),
         )

@@ -73,6 +73,9 @@ class TroubleKind(StrEnum):
     LIMIT = "limit"
     """What Calico would do is configured, and this agent does not do it, by design (docs/limits.md)."""
 
+    KUBERNETES = "kubernetes"
+    """The API server of Kubernetes is away or refuses, or a node that it has no more cannot be given back."""
+
 
 UNREADY = frozenset({TroubleKind.REGISTRATION, TroubleKind.DATASTORE, TroubleKind.POOL, TroubleKind.CALICO})
 """A node that has one of these is not ready: no pod can be attached to it. What /readyz says."""

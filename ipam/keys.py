@@ -20,6 +20,8 @@ FENCE = "/tortie-fence"
 HANDLES = f"{IPAM}handle/"
 IPAM_CONFIG = f"{IPAM}config"
 RESERVATIONS = f"{RESOURCES}ipreservations/"
+LEADER = "/calico/tortie/v1/leader"
+"""Who of all agents gives back what deleted nodes had; no tool of Calico's reads below there."""
 TUNNEL_HANDLES = (
     "ipip-tunnel-addr-",
     "vxlan-tunnel-addr-",

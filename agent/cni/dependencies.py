@@ -6,7 +6,7 @@ Does not know: who is behind them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,6 +62,17 @@ class PodNetwork(Protocol):
         ...
 
 
+class PodAnnotations(Protocol):
+    """Calico's annotations of pods, as Kubernetes has them."""
+
+    async def of(self, namespace: str, pod: str, uid: str) -> Mapping[str, str]:
+        """Those of a pod, with what its namespace says where the pod says nothing; within a bounded time.
+
+        `uid` is empty where the runtime does not say it. Raises CniError, try again later.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Dependencies:
     """What the verbs are given by the daemon."""
@@ -100,6 +111,8 @@ class Dependencies:
     """None, or why pods that exist already may be cut off from others."""
     dropped: Callable[[], str | None]
     """None, or why this machine would drop the packets of a pod that is made now."""
+    annotations: PodAnnotations | None = None
+    """Where Kubernetes is asked for a pod's annotations; None: it is not asked."""
 
     def require_ready(self) -> None:
         """Raises CniError, try again later, unless pods can be attached now."""

@@ -111,7 +111,7 @@ class CniServer:
                 raise CniError(Code.TRY_AGAIN, f"{MOST_CALLS} calls are under way already; try again")
             self._calls += 1
             try:
-                return 0, await self._answer(request)
+                return 0, await self._answer(await self._with_annotations(request, environment, stdin))
             finally:
                 self._calls -= 1
         except CniError as error:
@@ -124,6 +124,16 @@ class CniServer:
             return 1, render_error(_unforeseen(error), spec.version_of(stdin))
         finally:
             self._dependencies.count_call(_verb_of(environment), code, self._clock.now() - began)
+
+    async def _with_annotations(
+        self, request: Request, environment: Mapping[str, str], stdin: bytes
+    ) -> Request:
+        """An ADD for a pod of Kubernetes with what its annotations ask for, if Kubernetes is asked. Raises CniError."""
+        source, pod = self._dependencies.annotations, request.kubernetes_pod
+        if source is None or pod is None or request.verb is not Verb.ADD:
+            return request
+        annotations = await source.of(*pod, spec.pod_uid(environment))
+        return spec.parse(environment, spec.with_annotations(stdin, annotations))
 
     def _log_ignored(self, request: Request) -> None:
         """Say of each key of a network's configuration that is not followed, once."""

@@ -237,6 +237,21 @@ class WorkloadSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A selector: endpoints that may send from any address, because they route for others. Empty: none."""
 
 
+class KubernetesSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The API server of Kubernetes. Unless `kubeconfig` or `in_cluster` is set nothing of it is asked
+    (docs/kubernetes-api.md)."""
+
+    kubeconfig: str = ""
+    """The absolute path of a kubeconfig; it and the files it names are read for each question anew."""
+    in_cluster: bool = False
+    """The agent runs in a pod, and asks by that pod's service account."""
+    node_name: str = ""
+    """The name of this machine's Node of Kubernetes. Empty: `node.name`."""
+    node_grace_seconds: int = 300
+    """A Node of Kubernetes that is gone so long, and shows no sign of life, is given back: addresses, claims, endpoints
+    and its Node resource. 0: never by itself, only by `tortie node reclaim`."""
+
+
 class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Directories of this agent's own."""
 
@@ -275,6 +290,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     routes: RouteSettings = RouteSettings()
     kernel: KernelSettings = KernelSettings()
     workloads: WorkloadSettings = WorkloadSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     paths: PathSettings = PathSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -283,6 +299,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     def node_name(self) -> str:
         """The node's name in the datastore."""
         return self.node.name or socket.gethostname().lower()
+
+    @property
+    def kubernetes_node_name(self) -> str:
+        """The node's name in Kubernetes."""
+        return self.kubernetes.node_name or self.node_name
 
     @property
     def cni_socket(self) -> Path:
@@ -400,6 +421,7 @@ def _uplink_errors(bgp: BgpSettings) -> Iterator[str]:
 def _host_errors(config: Config) -> Iterator[str]:
     log, listen, offload = config.log, config.metrics.listen, config.kernel.tunnel_offload
     yield from _kernel_errors(config.kernel)
+    yield from _kubernetes_errors(config)
     if log.level not in {"debug", "info", "warning", "error"}:
         yield f"log.level: {log.level!r} is none of debug, info, warning, error"
     if listen and not LISTEN.fullmatch(listen):
@@ -418,6 +440,18 @@ def _host_errors(config: Config) -> Iterator[str]:
             yield f"workloads.{key}: {error}; write a selector such as projectcalico.org/namespace == 'routers'"
     if config.routes.source not in {"bgp", "datastore"}:
         yield f"routes.source: {config.routes.source!r} is neither bgp nor datastore"
+
+
+def _kubernetes_errors(config: Config) -> Iterator[str]:
+    kubernetes, name = config.kubernetes, config.kubernetes_node_name
+    if kubernetes.kubeconfig and kubernetes.in_cluster:
+        yield "kubernetes.kubeconfig: goes without kubernetes.in_cluster; set one of the two"
+    if kubernetes.kubeconfig and not kubernetes.kubeconfig.startswith("/"):
+        yield "kubernetes.kubeconfig: must be the absolute path of a file"
+    if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        yield f"kubernetes.node_name: {name!r} must be lower-case letters, digits, '-' and '.'"
+    if not 0 <= kubernetes.node_grace_seconds <= LONGEST_TIMER_SECONDS:
+        yield f"kubernetes.node_grace_seconds: must be 0 (never) to {LONGEST_TIMER_SECONDS}"
 
 
 def _kernel_errors(kernel: KernelSettings) -> Iterator[str]:

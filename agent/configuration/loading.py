@@ -36,6 +36,8 @@ CALICO_ENVIRONMENT = {
     "ETCD_CERT_FILE": "etcd.cert_file",
     "ETCD_KEY_FILE": "etcd.key_file",
     "ETCD_USERNAME": "etcd.username",
+    "NODENAME": "node.name",
+    "CALICO_K8S_NODE_REF": "kubernetes.node_name",
     "IP_AUTODETECTION_METHOD": "node.method",
     "IP6_AUTODETECTION_METHOD": "node.method6",
 }

@@ -82,6 +82,8 @@ class Readings:
     """What became of packets in the BFD process -> how many."""
     not_enforced: Mapping[str, int] = field(default_factory=dict)
     """What is not done by design -> how many resources ask for it."""
+    reclaimed: Mapping[str, int] = field(default_factory=dict)
+    """What this agent gave back of nodes that Kubernetes deleted -> how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,11 @@ _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]
         "Resources, and fields set in one, that ask for what this agent does not do (docs/limits.md).",
         ("what",),
         lambda r: {(what,): count for what, count in r.not_enforced.items()},
+    ),
+    "reclaimed_total": (
+        "What this agent, as the leader, gave back of nodes that were deleted in Kubernetes.",
+        ("what",),
+        lambda r: {(what,): count for what, count in r.reclaimed.items()},
     ),
     "etcd_certificate_expiry_time_seconds": (
         "Until when a TLS file's certificate is valid, Unix time.",

@@ -58,6 +58,11 @@ class NodeController:
         """The datastore changed: one more step, soon."""
         self._trigger.fire()
 
+    def look_again(self) -> None:
+        """What others say of this node has changed: the resource is compared, soon."""
+        self._done = None
+        self._trigger.fire()
+
     def set_links(self, links: Mapping[str, Link]) -> None:
         """The machine's links are these; one more step if a link changed that is not a pod's."""
         if links is self._all_links:

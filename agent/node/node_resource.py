@@ -113,6 +113,8 @@ class NodeResource:
         self.incumbency = Incumbency(store, self._key, machine_id, machine_life, clock)
         """Which of several machines with this id is the node."""
         self._record = OwnRecord(state.node, set_aside, self._fresh)
+        self.also: Callable[[dict[str, Any]], None] = lambda raw: None
+        """Writes into the record what others say of this node; what settings say goes first."""
         self.trouble: str | None = None
         """Why the node is not registered as it should be, in a sentence."""
 
@@ -280,6 +282,7 @@ class NodeResource:
         if self._machine:
             annotations[machine.ANNOTATION] = self._machine
         raw["metadata"]["annotations"] = annotations
+        self.also(raw)
         if self._settings.labels:
             raw["metadata"]["labels"] = {**(raw["metadata"].get("labels") or {}), **self._settings.labels}
         pools = tuple(record.pool for record in self._state.pools)

@@ -1,7 +1,7 @@
 """`tortie node status`, `addresses`, `checksystem`: what this node's agent sees, in calicoctl's form.
 
-Promises: changes nothing, but for `remove-calico`, `return-to-calico` and `takeover`; asks the running agent, but for
-these, `checksystem` and `diags`.
+Promises: changes nothing, but for `reclaim`, `remove-calico`, `return-to-calico` and `takeover`; asks the running
+agent, but for these, `checksystem` and `diags`.
 Does not know: how the agent came to what it says.
 """
 
@@ -11,7 +11,10 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.command import add_command, add_group, moment, reported
+from agent.cli.commands.reclaim import EXAMPLES as RECLAIM_EXAMPLES
+from agent.cli.commands.reclaim import run_reclaim
 from agent.cli.connection import ask_agent, config, with_store
+from agent.cli.living_nodes import FORCE_HELP
 from agent.tables import ruled
 
 if TYPE_CHECKING:
@@ -104,6 +107,13 @@ def add_parsers(subparsers: Any) -> None:
     takeover.add_argument(
         "--force", action="store_true", help="though NAME's record does not bear this machine's id"
     )
+    text = "give back all that a dead node had, with a file that undoes it"
+    reclaim = add_command(verbs, "reclaim", text, run_reclaim, RECLAIM_EXAMPLES)
+    reclaim.add_argument("name", nargs="?", metavar="NAME", help="the node")
+    reclaim.add_argument("--dry-run", action="store_true", help="say what would go, and write nothing")
+    reclaim.add_argument("--force", action="store_true", help=FORCE_HELP)
+    reclaim.add_argument("--undo-file", metavar="FILE", help="where to write what undoes it; a new file")
+    reclaim.add_argument("--undo", metavar="FILE", help="put back what this file holds")
     text = "what a stopped Calico left here; takes its rules away on request, with an undo file"
     remove = add_command(verbs, "remove-calico", text, run_remove_calico, REMOVE_CALICO_EXAMPLES)
     remove.add_argument("--yes", action="store_true", help="take rules and sets away")

@@ -62,7 +62,8 @@ WHY: Mapping[str, str] = {
         _ETCD,
     ),
     "policy": "policies are not enforced",
-    "kubernetes": f"no API of Kubernetes is asked; a pod's annotations are read with the capability {CAPABILITY}",
+    "kubernetes": "the agent asks the API of Kubernetes, with its own settings [kubernetes]; without them "
+    f"a pod's annotations are read with the capability {CAPABILITY}",
     "k8s_api_root": "no API of Kubernetes is asked",
     "feature_control": "neither addresses outside IPAM nor floating addresses are given",
     "include_default_routes": "a pod always has a default route",

@@ -29,6 +29,7 @@ from agent.cni.plugin.options import (
     shown,
     valid_attachments,
 )
+from agent.cni.plugin.pod_annotations import CAPABILITY
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_VERSION = "0.1.0"
@@ -113,6 +114,21 @@ def version_of(stdin: bytes) -> str:
     except CniError:
         return DEFAULT_VERSION
     return found if found in VERSIONS else VERSIONS[-1]
+
+
+def pod_uid(environment: Mapping[str, str]) -> str:
+    """The pod's uid as the runtime says it in CNI_ARGS (containerd and CRI-O do); empty when it does not."""
+    words = environment.get("CNI_ARGS", "")[:LONGEST_ARGUMENTS].split(";")
+    found = next((word.partition("=")[2] for word in words if word.startswith("K8S_POD_UID=")), "")
+    return found if len(found) <= LONGEST_NAME and found.isascii() and found.isprintable() else ""
+
+
+def with_annotations(stdin: bytes, annotations: Mapping[str, str]) -> bytes:
+    """A configuration that `parse` has read, with these annotations of the pod in place of what the runtime gave."""
+    config = dict(_config(stdin))
+    runtime = config.get("runtimeConfig")
+    given = {**(runtime if isinstance(runtime, dict) else {}), CAPABILITY: dict(annotations)}
+    return json.dumps({**config, "runtimeConfig": given}).encode()
 
 
 def parse(environment: Mapping[str, str], stdin: bytes) -> Request:

@@ -50,7 +50,7 @@ function _shtab_tortie_using
   test "$_shtab_tortie_cmdpath" = "$argv"
 end
 
-set -g _shtab_tortie_commands get create apply replace delete validate patch label datastore 'datastore migrate' 'datastore migrate lock' 'datastore migrate unlock' node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node return-to-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp uplinks' 'bgp routes' 'bgp refresh' 'bgp reset' 'bgp disable' 'bgp enable' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
+set -g _shtab_tortie_commands get create apply replace delete validate patch label datastore 'datastore migrate' 'datastore migrate lock' 'datastore migrate unlock' node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node reclaim' 'node remove-calico' 'node return-to-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp uplinks' 'bgp routes' 'bgp refresh' 'bgp reset' 'bgp disable' 'bgp enable' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
 set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --from --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
 
 complete -c tortie -e
@@ -141,6 +141,12 @@ complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -e
 complete -c tortie -n '_shtab_tortie_using node takeover' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using node takeover' -l from -x -d 'what this machine was called before, and all that bears the name'
 complete -c tortie -n '_shtab_tortie_using node takeover' -l force -d 'though NAME'"'"'s record does not bear this machine'"'"'s id'
+complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a reclaim -d 'give back all that a dead node had, with a file that undoes it'
+complete -c tortie -n '_shtab_tortie_using node reclaim' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using node reclaim' -l dry-run -d 'say what would go, and write nothing'
+complete -c tortie -n '_shtab_tortie_using node reclaim' -l force -d 'although a node seems to live: its pods lose their addresses'
+complete -c tortie -n '_shtab_tortie_using node reclaim' -l undo-file -x -d 'where to write what undoes it; a new file'
+complete -c tortie -n '_shtab_tortie_using node reclaim' -l undo -x -d 'put back what this file holds'
 complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a remove-calico -d 'what a stopped Calico left here; takes its rules away on request, with an undo file'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -l yes -d 'take rules and sets away'

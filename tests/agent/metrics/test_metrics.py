@@ -71,6 +71,7 @@ READINGS = Readings(
     log_lines_lost=3,
     filter_drops={"bgp": 4},
     not_enforced={"NetworkPolicy": 6},
+    reclaimed={"node": 2, "address": 9},
 )
 
 
@@ -100,6 +101,7 @@ def test_prometheus_reads_what_the_agent_knows() -> None:
     assert samples["tortie_bgp_peer_up", (peer,)] == 1
     assert samples["tortie_filter_dropped_packets_total", (("reason", "bgp"),)] == 4
     assert samples["tortie_not_enforced", (("what", "NetworkPolicy"),)] == 6
+    assert samples["tortie_reclaimed_total", (("what", "address"),)] == 9
     assert samples["tortie_bgp_peer_state", (peer, ("state", "Established"))] == 1
     assert samples["tortie_bgp_peer_state", (peer, ("state", "Idle"))] == 0
     assert samples["tortie_bgp_peer_prefixes_received", (peer,)] == 7

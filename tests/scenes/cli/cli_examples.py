@@ -43,6 +43,9 @@ MACHINE_COMMANDS = frozenset(("cni", "install", "reload", "uninstall"))
 ELSEWHERE = {
     "tortie lab demo": "tests/lab/test_command_line.py runs it, and counts its pings",
     "tortie node return-to-calico --yes": "tests/lab/beside/test_migration.py, with the agent stopped",
+    "tortie node reclaim node9 --dry-run": "tests/agent/cli/commands/test_reclaim.py, with a node that is gone",
+    "tortie node reclaim node9 --undo-file node9.json": "tests/agent/cli/commands/test_reclaim.py",
+    "tortie node reclaim --undo node9.json": "tests/agent/cli/commands/test_reclaim.py",
     "tortie node takeover --from node2": "tests/lab/node/test_node_identity.py, with a machine that was renamed",
     "tortie node remove-calico --undo calico-undo.txt": "tests/lab/test_calicos_remains.py, with rules to put back",
 }

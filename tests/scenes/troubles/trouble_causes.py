@@ -18,6 +18,7 @@ import msgspec
 
 from agent.clock import SystemClock
 from agent.cni.living_pods import Record
+from agent.configuration.config import KubernetesSettings
 from agent.datastore.resources.resource_types import (
     BGPPeer,
     BGPPeerSpec,
@@ -33,6 +34,7 @@ from agent.datastore.resources.resource_types import (
     encode,
 )
 from agent.datastore.storage_layout import key_of
+from agent.kubernetes.api_errors import ApiError
 from agent.metrics.monitor import pages
 from agent.netlink.kernel_errors import KernelError
 from agent.node.machine import ANNOTATION
@@ -42,6 +44,7 @@ from ipam.etcd.store import Delete, Put
 from ipam.failures import StoreUnavailable
 from ipam.keys import affinity_key, block_key
 from ipam.model import HandleId, NodeName
+from tests.fakes.api_server import ApiFault, FakeApiServer
 from tests.fixtures.etcd import Etcd
 from tests.fixtures.namespace import ip
 from tests.scenes.felix.left_rules import run
@@ -414,6 +417,25 @@ async def a_policy_is_written(world: World) -> AsyncIterator[None]:
     await world.agent._store.commit((), (Put(key, b"{}"),))
     yield
     await world.agent._store.commit((), (Delete(key),))
+
+
+@cause(TroubleKind.KUBERNETES)
+async def the_api_server_of_kubernetes_is_busy(world: World) -> AsyncIterator[None]:
+    async with FakeApiServer().serving() as server:
+        server.node(ME)
+        kubeconfig = world.directory / "kubeconfig"
+        kubeconfig.write_text(server.kubeconfig())
+        settings = msgspec.structs.replace(
+            world.agent._config, kubernetes=KubernetesSettings(kubeconfig=str(kubeconfig))
+        )
+        world.agent._kubernetes = side = world.agent._new_kubernetes(settings)
+        assert side is not None
+        server.faults.add(ApiFault.BUSY)
+        with suppress(ApiError):
+            await side.own_node.look()
+        yield
+        server.faults.clear()
+        await side.own_node.look()
 
 
 @cause(TroubleKind.PREFIX)
