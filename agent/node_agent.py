@@ -12,7 +12,6 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -51,7 +50,6 @@ from agent.netlink.objects import Address, Link, RouteKey
 from agent.node.machine import machine_id, machine_life
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
-from agent.node.signs_of_life import signs_of_life
 from agent.parts import Parts
 from agent.peering.bfd.bfd_client import BfdClient
 from agent.peering.bfd.failed_peers import FailedPeers
@@ -61,6 +59,7 @@ from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import NexthopTracking
 from agent.peering.passwords import PasswordFiles
 from agent.peering.silent_nodes import SilentNodes
+from agent.service.optional_kubernetes import OptionalKubernetes
 from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
@@ -72,9 +71,6 @@ from agent.trouble_watch import TroubleWatch
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdStore
 from ipam.model import HandleId, NodeName
-
-if TYPE_CHECKING:  # loaded only where the settings name an API server
-    from agent.kubernetes.kubernetes_side import KubernetesSide
 
 DEFAULT_MTU = 1500
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -110,28 +106,11 @@ class Agent:
         self._kubernetes = self._new_kubernetes(config)
         self._make_services(config)
 
-    def _new_kubernetes(self, config: Config) -> KubernetesSide | None:
-        """What speaks with Kubernetes, if the settings name an API server; else nothing of it is loaded."""
-        if not config.kubernetes.kubeconfig and not config.kubernetes.in_cluster:
-            return None
-        from agent.kubernetes.kubernetes_side import Around, KubernetesSide
-
-        around = Around(
-            self._store,
-            self._signs_of_life,
-            self._may_write_settled,
-            lambda: self._status.not_ready() is None,
-            self._node.look_again,
-            lambda: not self.reload.wanted,
+    def _new_kubernetes(self, config: Config) -> OptionalKubernetes:
+        node, may_write = (self._node, self._node_resource), self._may_write_settled
+        return OptionalKubernetes(
+            config, self._store, node, self._clock, self._status, may_write, self.reload
         )
-        made = KubernetesSide(config, around, self._clock)
-        self._node_resource.also = made.own_node.write
-        return made
-
-    async def _signs_of_life(self, node: NodeName) -> list[str]:
-        """What shows that another node lives, a doubt too: its machine is there. Raises StoreError."""
-        signs = await signs_of_life(self._store, node, self._status.established())
-        return [*signs.of_life, *signs.doubts]
 
     def _make_dataplane(self, config: Config, settings: FactSettings) -> None:
         """What follows the datastore and BGP into the kernel."""
@@ -219,15 +198,10 @@ class Agent:
         return Syncer(store, state, self._state_changed, contents=contents, forget=forget)
 
     def _new_desired(self, settings: FactSettings) -> DesiredStateBuilder:
-        datastore, silent = self._datastore, self._silent
+        datastore, silent, in_sync = self._datastore, self._silent, self._in_sync
+        state, bgp, hops = self._state, self._bgp, self._next_hops
         return DesiredStateBuilder(
-            self._state,
-            settings,
-            self._bgp,
-            self._next_hops,
-            self._in_sync,
-            lambda: datastore.addresses,
-            lambda: silent.names,
+            state, settings, bgp, hops, in_sync, lambda: datastore.addresses, lambda: silent.names
         )
 
     def _new_allocator(self) -> Allocator:
@@ -242,15 +216,9 @@ class Agent:
         )
 
     def _new_put_back(self, dependencies: Dependencies) -> PutBack:
-        return PutBack(
-            dependencies,
-            self._state,
-            self._may_write,
-            self._clock,
-            self._cni.locked,
-            self._state_changed,
-            lambda: self._node_resource.predecessor,
-        )
+        state, locked, changed = self._state, self._cni.locked, self._state_changed
+        may_write, predecessor = self._may_write, lambda: self._node_resource.predecessor
+        return PutBack(dependencies, state, may_write, self._clock, locked, changed, predecessor)
 
     def _new_node_resource(self, state_directory: Path) -> NodeResource:
         config = self._config
@@ -302,12 +270,12 @@ class Agent:
                 self._node_resource.troubles,
                 lambda: self._put_back.troubles(),
                 lambda: self._cni.profiles.troubles(),
-                lambda: self._kubernetes.troubles() if self._kubernetes is not None else (),
+                lambda: self._kubernetes.troubles(),
                 *self._watches.sources,
             ),
             listed=lambda: self._watch.listed,
             bfd=self._bfd,
-            reclaimed=lambda: self._kubernetes.deletion.counts if self._kubernetes is not None else {},
+            reclaimed=lambda: self._kubernetes.reclaimed,
         )
 
     def _cni_dependencies(self) -> Dependencies:
@@ -331,7 +299,7 @@ class Agent:
             limited=lambda: self._bgp.trouble,
             dropped=self._watches.calico.drops_new_pods,
             count_call=self._exposition.answered,
-            annotations=self._kubernetes.annotations if self._kubernetes is not None else None,
+            annotations=self._kubernetes.annotations,
         )
 
     async def run(self) -> None:
@@ -374,7 +342,7 @@ class Agent:
             "troubles": self._watch.run,
             "lag": self._lag.run,
             **self._watches.runs,
-            **(self._kubernetes.runs if self._kubernetes is not None else {}),
+            **self._kubernetes.runs,
             "control socket": lambda: control.serve(config.control_socket, self._answers()),
             "metrics socket": lambda: web.on_socket(config.metrics_socket, shown),
         }

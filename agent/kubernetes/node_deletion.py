@@ -32,7 +32,7 @@ from agent.kubernetes.deleted_nodes import (
 from agent.kubernetes.leadership import Leadership
 from agent.trouble import Trouble, TroubleKind
 from ipam.etcd.store import Store, Unchanged
-from ipam.failures import IpamError, Unreadable
+from ipam.failures import IpamError, StoreRefused, Unreadable
 from ipam.keys import resource_name, resource_prefix
 from ipam.model import NodeName
 from ipam.stored_json import read_stored, stored_object
@@ -76,7 +76,7 @@ class NodeDeletion:
         self._living: dict[NodeName, str] = {}
         """Nodes that Kubernetes has no more, and that live -> what shows it."""
         self._failed: dict[NodeName, str] = {}
-        self._trouble = ""
+        self._trouble = self._refused = ""
         self.counts = Counter[str]()
         """What was given back since the start: `node`, `address`, `endpoint` …"""
 
@@ -89,14 +89,21 @@ class NodeDeletion:
         """Look in rounds, until cancelled; then the next agent may lead at once."""
         try:
             while True:
-                try:
-                    await self.one_round()
-                except (IpamError, ApiError) as error:  # a trouble of whoever was asked
-                    log.info("nodes.round_failed", why=str(error))
+                await self.try_round()
                 await asyncio.sleep(ROUND_SECONDS * random.uniform(0.9, 1.1))
         finally:
             with suppress(IpamError, asyncio.CancelledError):
                 await self._leadership.resign()
+
+    async def try_round(self) -> None:
+        """A round; what ends it is a trouble, here or of whoever was asked."""
+        try:
+            await self.one_round()
+            self._refused = ""
+        except StoreRefused as error:
+            self._refused = str(error)
+        except (IpamError, ApiError) as error:
+            log.info("nodes.round_failed", why=str(error))
 
     async def one_round(self) -> None:
         """One look; what this and an earlier one prove goes. Raises ApiError, IpamError."""
@@ -175,6 +182,14 @@ class NodeDeletion:
                 f"the API server is another cluster's: {self._trouble}",
                 "nothing of deleted nodes is given back",
                 "set kubernetes.node_name, or the kubeconfig of this cluster",
+            )
+        if self._refused:
+            yield Trouble(
+                TroubleKind.KUBERNETES,
+                "deleted nodes",
+                f"etcd refuses this agent what giving them back takes: {self._refused}",
+                "it does not lead",
+                "give its account the rights of docs/kubernetes-api.md, or set kubernetes.node_grace_seconds = 0",
             )
         for name, why in self._living.items():
             yield Trouble(

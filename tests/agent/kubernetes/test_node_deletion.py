@@ -16,7 +16,7 @@ from agent.kubernetes.api import KubernetesApi
 from agent.kubernetes.api_errors import ApiError
 from agent.kubernetes.node_deletion import NodeDeletion
 from ipam.etcd.store import CommitOutcome, Guard, Operation, Put
-from ipam.failures import Conflict
+from ipam.failures import Conflict, StoreRefused
 from ipam.keys import BLOCKS, LEADER, resource_key
 from ipam.model import NodeName
 from tests.fakes.api_server import ApiFault, FakeApiServer
@@ -208,6 +208,32 @@ async def test_one_agent_leads_and_the_next_one_when_its_lease_is_over(cluster: 
     assert await cluster.holders() == {"n0", "n1", "n2"}, "a new leader begins with a first look"
     await second.one_round()
     assert await cluster.holders() == {"n0", "n1"}
+
+
+class Forbidding(FakeStore):
+    """An account without the right to lead."""
+
+    forbids = True
+
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
+        if self.forbids and any(one.key == LEADER for one in operations):
+            raise StoreRefused("permission denied")
+        return await super().commit(guards, operations)
+
+
+async def test_an_account_of_etcd_that_may_not_lead_is_a_trouble(tmp_path: Path) -> None:
+    async with FakeApiServer().serving() as server:
+        store = Forbidding()
+        cluster = Cluster(server, tmp_path, store=store)
+        await cluster.world.pool("p", "10.0.0.0/24", 29)
+        await cluster.add(LEADS)
+        agent = cluster.agent()
+        await agent.try_round()
+        (trouble,) = agent.troubles()
+        assert "permission denied" in trouble.evidence
+        store.forbids = False
+        await agent.try_round()
+        assert list(agent.troubles()) == []
 
 
 class Overtaken(FakeStore):

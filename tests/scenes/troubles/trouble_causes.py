@@ -428,7 +428,8 @@ async def the_api_server_of_kubernetes_is_busy(world: World) -> AsyncIterator[No
         settings = msgspec.structs.replace(
             world.agent._config, kubernetes=KubernetesSettings(kubeconfig=str(kubeconfig))
         )
-        world.agent._kubernetes = side = world.agent._new_kubernetes(settings)
+        world.agent._kubernetes = world.agent._new_kubernetes(settings)
+        side = world.agent._kubernetes.side
         assert side is not None
         server.faults.add(ApiFault.BUSY)
         with suppress(ApiError):
