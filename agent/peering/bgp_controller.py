@@ -57,7 +57,7 @@ from bgp.rib.multipath import NextHops
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
-from bgp.wire.families import Family, Prefix, without_zone
+from bgp.wire.families import Family, without_zone
 from ipam.model import NodeName
 
 LISTEN_RETRY_SECONDS = 2.0
