@@ -224,7 +224,10 @@ class FrrSwitch(Switch):
             os.chown(path, owner.pw_uid, owner.pw_gid)
         if not self.processes:
             self._run_one("zebra", self.folder / "zserv.api", "-K", "60")
-            self._run_one("bfdd", self.folder / "bfdd.vty", "--bfdctl", str(self.folder / "bfdd.sock"))
+            # A control socket of its own; FRR 10 has none any more.
+            said = subprocess.run(["/usr/lib/frr/bfdd", "--help"], capture_output=True, text=True, check=True)
+            control = ("--bfdctl", str(self.folder / "bfdd.sock")) if "--bfdctl" in said.stdout else ()
+            self._run_one("bfdd", self.folder / "bfdd.vty", *control)
         self._run_one("bgpd", self.folder / "bgpd.vty")
 
     def _run_one(self, daemon: str, ready: Path, *more: str) -> None:
