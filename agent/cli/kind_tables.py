@@ -20,6 +20,7 @@ ALIASES = {
     "BGPConfiguration": ("bgpconfiguration", "bgpconfigurations", "bgpconfig", "bgpconfigs"),
     "BGPPeer": ("bgppeer", "bgppeers", "bgpp", "bgpps", "bp", "bps"),
     "BGPFilter": ("bgpfilter", "bgpfilters", "bgpf", "bgpfs", "bf", "bfs"),
+    "BFDConfiguration": ("bfdconfiguration", "bfdconfigurations", "bfdconfig", "bfdconfigs"),
     "IPReservation": ("ipreservation", "ipreservations", "reservation", "reservations"),
     "IPAMConfiguration": ("ipamconfiguration", "ipamconfigurations", "ipamconfig", "ipamconfigs"),
     "WorkloadEndpoint": ("workloadendpoint", "workloadendpoints", "wep", "weps"),
@@ -131,6 +132,10 @@ CELLS: dict[str, dict[str, Cell]] = {
         "NUMEXPORTV6": lambda r: len(r.spec.export_v6 or ()),
         "NUMIMPORTV6": lambda r: len(r.spec.import_v6 or ()),
     },
+    "BFDConfiguration": {
+        "SELECTOR": lambda r: r.spec.node_selector or "all()",
+        "INTERFACES": lambda r: _joined([one.match_pattern or "*" for one in r.spec.interfaces or ()]),
+    },
     "WorkloadEndpoint": {
         "WORKLOAD": lambda r: r.spec.pod or r.spec.workload or r.spec.container_id,
         "NODE": lambda r: r.spec.node,
@@ -152,7 +157,7 @@ CELLS: dict[str, dict[str, Cell]] = {
 }
 """Kind -> head -> what is below it in `get -o wide`, as calicoctl has them, after NAME, and after NAMESPACE with -a.
 
-calicoctl has no table of block affinities.
+calicoctl has no table of block affinities, nor that of Calico without the commercial edition one of BFD's timers.
 """
 NARROW = {
     "IPPool": ("NAME", "CIDR", "SELECTOR"),

@@ -171,8 +171,8 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 class BfdSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """BFD, by the process tortie-bfd: whether the way to a peer works, within tenths of a second (RFC 5880). It is on
-    for
-    each BGPPeer with `failureDetectionMode: BFDIfDirectlyConnected`, and for what is named here."""
+    for each BGPPeer with `failureDetectionMode: BFDIfDirectlyConnected`, and for what is named here. The timers are
+    those of the BFDConfigurations in etcd where one selects the node and the interface, else these."""
 
     mesh: bool = False
     """With each node of the node-to-node mesh, directly connected or not. On both nodes, or it does not come up."""

@@ -24,9 +24,15 @@ from agent.datastore.datastore_lock import (
     unknown_lock,
 )
 from agent.datastore.recovery import LivingEndpoints, Loss, Nobody
-from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
+from agent.datastore.resources.bgp_types import (
+    BFDConfigurationSpec,
+    BGPConfigurationSpec,
+    BGPFilterSpec,
+    BGPPeerSpec,
+)
 from agent.datastore.resources.resource_types import (
     PLURALS,
+    BFDConfiguration,
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
@@ -62,6 +68,7 @@ NODES = KIND_PREFIXES["Node"]
 BGP_SETTINGS = KIND_PREFIXES["BGPConfiguration"]
 BGP_PEERS = KIND_PREFIXES["BGPPeer"]
 BGP_FILTERS = KIND_PREFIXES["BGPFilter"]
+BFD_TIMERS = KIND_PREFIXES["BFDConfiguration"]
 ENDPOINTS = KIND_PREFIXES["WorkloadEndpoint"]
 AFFINITIES = KIND_PREFIXES["BlockAffinity"]
 HOLDS = {
@@ -70,6 +77,7 @@ HOLDS = {
     BGP_SETTINGS: "its last readable value holds",
     BGP_PEERS: "its last readable value holds",
     BGP_FILTERS: "its last readable value holds",
+    BFD_TIMERS: "its last readable value holds",
     ENDPOINTS: "its last readable value holds: the pod keeps its routes",
     AFFINITIES: "its last readable value holds: the block keeps its route",
     BLOCKS: "its last readable value holds",
@@ -393,6 +401,11 @@ class StateCache:
         return self._view(BGP_FILTERS, _specs)
 
     @property
+    def bfd_configurations(self) -> Mapping[str, BFDConfigurationSpec]:
+        """All readable timers of BFD by name, in the order of names."""
+        return self._view(BFD_TIMERS, _specs)
+
+    @property
     def tunnel_handles(self) -> Mapping[str, int]:
         """The records of this node's tunnel addresses, by key, with the revisions of their last writes."""
         return self._view(HANDLES, lambda _: dict(self._sections[HANDLES]))
@@ -467,6 +480,7 @@ _DECODERS: dict[str, Callable[[Versioned], Any]] = {
     BGP_SETTINGS: _resource(BGPConfiguration),
     BGP_PEERS: _resource(BGPPeer),
     BGP_FILTERS: _resource(BGPFilter),
+    BFD_TIMERS: _resource(BFDConfiguration),
     ENDPOINTS: _resource(WorkloadEndpoint),
     AFFINITIES: _affinity,
     BLOCKS: _borrowed,

@@ -2,8 +2,8 @@
 
 Promises: `in_sync` is true only after every prefix was listed completely once, and not while one is older than before
 (a restored backup) and still to be listed again; a lost watch, a compaction and an etcd that is away change nothing
-until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings, peers and filters, and the
-node's own endpoints and tunnel addresses; the contents of others' blocks only when asked.
+until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings, peers and filters, timers of
+BFD, and the node's own endpoints and tunnel addresses; the contents of others' blocks only when asked.
 Does not know: what the values mean, which part is triggered by a change.
 """
 
@@ -19,6 +19,7 @@ from agent.datastore.datastore_lock import CLUSTER_INFORMATIONS
 from agent.datastore.recovery import foreign
 from agent.datastore.state_cache import (
     AFFINITIES,
+    BFD_TIMERS,
     BGP_FILTERS,
     BGP_PEERS,
     BGP_SETTINGS,
@@ -45,7 +46,7 @@ VALUES_AT_ONCE = 200
 MOST_STREAMS = 256
 """Watches of one agent; beyond them one watch has the endpoints of all namespaces and nodes."""
 
-WHOLE = (POOLS, NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS, AFFINITIES, CLUSTER_INFORMATIONS)
+WHOLE = (POOLS, NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS, BFD_TIMERS, AFFINITIES, CLUSTER_INFORMATIONS)
 """Prefixes below which everything is watched."""
 TUNNELS_WATCHED = 3
 """Of the handles of this node's tunnels: there is no WireGuard."""

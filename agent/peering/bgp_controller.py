@@ -22,6 +22,7 @@ from agent.datastore.state_cache import StateCache
 from agent.memo import Memo
 from agent.netlink.objects import Address, Link, Route, RouteKey
 from agent.peering.bfd.bfd_sessions import NO_SESSIONS, BfdSessions, bfd_sessions
+from agent.peering.bfd.bfd_timers import InterfaceTimers, interface_timers
 from agent.peering.disabled_peers import FILE_NAME, DisabledPeers
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peering.looking_glass_api import LookingGlass
@@ -135,6 +136,8 @@ class BgpController:
     ) -> None:
         self._settings = settings
         self._bfd_settings = bfd or BfdSettings()
+        self._bfd_timers: tuple[InterfaceTimers, ...] = ()
+        """What BFDConfigurations say for this node."""
         self.bfd_status: Callable[[Address], Mapping[str, object] | None] = lambda _: None
         """The BFD session beside a peer's, for people; set by who knows."""
         self.uplinks = Uplinks(settings.uplink, self.sessions, clock, changed, self._call_now)
@@ -179,6 +182,7 @@ class BgpController:
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
         inputs = self._look(state)
+        self._bfd_timers = interface_timers(state.bfd_configurations, state.own_node)
         speaker_identity = identity(inputs, self._settings.restart_seconds, self._settings.deferral_seconds)
         if speaker_identity is None:
             return
@@ -455,8 +459,7 @@ class BgpController:
         if self.speaker is None:
             return
         mesh = {address for address, one in self._desired.peers.items() if one.kind is PeerKind.MESH}
-        now = self._clock.wall()
-        yield from session_troubles(self.speaker.status(), self.speaker.failure, mesh, now)
+        yield from session_troubles(self.speaker.status(), self.speaker.failure, mesh, self._clock.wall())
         yield from refused_keys(self.speaker.refused_keys, self.speaker.optmem_needed)
 
     def mesh_sessions(self) -> dict[NodeName, str]:
@@ -500,7 +503,7 @@ class BgpController:
         """The BFD sessions that are wanted; none on a drained node."""
         if self.speaker is None:
             return NO_SESSIONS
-        return bfd_sessions(self._desired.peers, links, self._bfd_settings)
+        return bfd_sessions(self._desired.peers, links, self._bfd_settings, self._bfd_timers)
 
     @property
     def peer_names(self) -> Mapping[Address, str]:

@@ -1,7 +1,8 @@
 """One BFD session without I/O: asynchronous mode, negotiated timers, poll sequences (RFC 5880 section 6).
 
 Promises: pure; packets and time come in, octets to be sent come out, and one deadline. A session that is not up speaks
-once a second (section 6.8.3); each change of its timers is a poll sequence; no timer counts before both sides know it.
+once a second, or less often if that is wanted (section 6.8.3); each change of its timers is a poll sequence; no timer
+counts before both sides know it.
 Demand mode is never asked for; a neighbour that asks for it gets no periodic packets (section 6.8.7).
 Does not know: addresses, sockets, other sessions, what follows from a failure.
 """
@@ -31,6 +32,13 @@ class Timers:
     min_tx: int
     min_rx: int
     multiplier: int
+    idle: int = SLOW
+    """What is desired at least between its packets while it is not up."""
+
+    @property
+    def slow(self) -> int:
+        """What is desired while it is not up."""
+        return max(SLOW, self.idle, self.min_tx)
 
 
 class Session:
@@ -54,7 +62,7 @@ class Session:
         self._remote_min_rx = 1
         self._remote_min_tx = self._remote_multiplier = 0
         self._remote_demand = False
-        self._desired_tx = max(SLOW, timers.min_tx)
+        self._desired_tx = timers.slow
         """Advertised; that in force may still be shorter, until a poll sequence has ended."""
         self._tx_in_force = self._desired_tx
         self._rx_in_force = timers.min_rx
@@ -173,7 +181,7 @@ class Session:
         self._octets = b""
         if timers.min_rx > before.min_rx or self.state is not State.UP:
             self._rx_in_force = timers.min_rx
-        self._desire(max(timers.min_tx, SLOW) if self.state is not State.UP else timers.min_tx)
+        self._desire(timers.slow if self.state is not State.UP else timers.min_tx)
         if (timers.min_tx, timers.min_rx) != (before.min_tx, before.min_rx):
             self._poll()
         self._follow_variables()
@@ -244,7 +252,7 @@ class Session:
         else:
             self._polling = self._poll_again = False
             self._rx_in_force = self.timers.min_rx
-            self._tx_in_force = self._desired_tx = max(SLOW, self.timers.min_tx)
+            self._tx_in_force = self._desired_tx = self.timers.slow
         self._follow_variables()
 
     def _desire(self, interval: int) -> None:

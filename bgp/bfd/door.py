@@ -21,6 +21,8 @@ LONGEST_LINE = 1 << 18
 """Octets of a message: so many sessions, each with all that can be said of it."""
 SHORTEST_MS, LONGEST_MS = 10, 60_000
 """Of an interval. A round of the process takes a moment (`bgp/bfd/loop.py`): shorter ones would promise too much."""
+SHORTEST_IDLE_MS = 1_000
+"""Between packets of a session that is not up (RFC 5880 section 6.8.3)."""
 LONGEST_INTERFACE = 15
 """IFNAMSIZ - 1."""
 LARGEST_TTL = 255
@@ -56,13 +58,15 @@ class DesiredSession(Struct, frozen=True):
     min_tx_ms: Interval = 100
     min_rx_ms: Interval = 100
     multiplier: Multiplier = 3
+    idle_ms: Annotated[int, Meta(ge=SHORTEST_IDLE_MS, le=LONGEST_MS)] = SHORTEST_IDLE_MS
+    """Between our packets while it is not up."""
     minimum_ttl: Annotated[int, Meta(ge=1, le=LARGEST_TTL)] = LARGEST_TTL
     """Of what the neighbour sends; a packet with less came from too far away (RFC 5082)."""
 
     @property
     def timers(self) -> Timers:
         """As the session has them."""
-        return Timers(self.min_tx_ms * 1000, self.min_rx_ms * 1000, self.multiplier)
+        return Timers(self.min_tx_ms * 1000, self.min_rx_ms * 1000, self.multiplier, self.idle_ms * 1000)
 
 
 class Desired(Struct, frozen=True):

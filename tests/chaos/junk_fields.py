@@ -294,7 +294,7 @@ def additions() -> list[Good]:
         ("KubeControllersConfiguration", "kubecontrollersconfigurations", "default", {"logSeverity": "Info"}, None),
     ]  # fmt: skip
     return [
-        *(found[kind] for kind in ("IPPool", "Node", "BGPPeer", "BGPFilter")),
+        *(found[kind] for kind in ("IPPool", "Node", "BGPPeer", "BGPFilter", "BFDConfiguration")),
         RESERVATION,
         *(
             Good(kind, resource_key(plural, name, space), document(kind, name, spec, space))

@@ -22,6 +22,8 @@ _DURATION = re.compile(rf"\+?(?:0|(?:(?:{_AMOUNT})(?:{_UNIT}))+)")
 _PART = re.compile(rf"({_AMOUNT})({_UNIT})")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 LONGEST_TEXT = 64
+ROUNDING = 1e-6
+"""Of a millisecond: what a sum of parts may be off as a float."""
 _INTERFACE = re.compile(r"[^\s/%:\x00-\x1f\x7f]{1,15}")
 """A name as the kernel takes it (net/core/dev.c, dev_valid_name), without what would end it in other texts."""
 WORKLOADS = "cali"
@@ -34,6 +36,14 @@ def seconds(text: str) -> float:
     if len(text) > LONGEST_TEXT or not _DURATION.fullmatch(text):
         raise ValueError(f"{text[:LONGEST_TEXT]!r} is not a duration, such as 90s or 2m")
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+
+
+def milliseconds(text: str) -> int:
+    """A duration of whole milliseconds, at least one."""
+    found = seconds(text) * 1000
+    if found < 1 or abs(found - round(found)) > ROUNDING:
+        raise ValueError(f"{text!r} must be whole milliseconds, one at least")
+    return round(found)
 
 
 def community(text: str) -> Community:

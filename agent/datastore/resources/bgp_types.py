@@ -1,4 +1,4 @@
-"""The fields of Calico's BGP resources: BGPConfiguration, BGPPeer, BGPFilter.
+"""The fields of Calico's BGP resources: BGPConfiguration, BGPPeer, BGPFilter, and of BFDConfiguration.
 
 Promises: names, defaults and bounds of single fields are Calico's; POINTERS are fields whose zero value Go tells
 from none. Rules of more than one field: `validation`.
@@ -207,3 +207,30 @@ class BGPFilterSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, renam
     import_v4: list[FilterRule] | None = field(default=None, name="importV4")
     export_v6: list[FilterRule] | None = field(default=None, name="exportV6")
     import_v6: list[FilterRule] | None = field(default=None, name="importV6")
+
+
+class BFDInterface(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """Timers of BFD sessions over some interfaces; durations as Go writes them, in whole milliseconds."""
+
+    POINTERS: ClassVar[frozenset[str]] = frozenset(
+        {"minimumRecvInterval", "minimumSendInterval", "idleSendInterval"}
+    )
+
+    match_pattern: str = ""
+    """A name, a beginning with `*`, or `*`; empty: `*`."""
+    minimum_recv_interval: str | None = None
+    """None: 10ms."""
+    minimum_send_interval: str | None = None
+    """None: 100ms."""
+    idle_send_interval: str | None = None
+    """While a session is not up; None: 1m."""
+    multiplier: Annotated[int, Meta(ge=0, le=255)] = 0
+    """0: 5."""
+
+
+class BFDConfigurationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """Timers of BFD (RFC 5880) on some nodes. A kind of Calico's commercial edition."""
+
+    node_selector: str = ""
+    """Empty: all nodes."""
+    interfaces: list[BFDInterface] | None = None

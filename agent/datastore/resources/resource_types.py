@@ -26,7 +26,12 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
+from agent.datastore.resources.bgp_types import (
+    BFDConfigurationSpec,
+    BGPConfigurationSpec,
+    BGPFilterSpec,
+    BGPPeerSpec,
+)
 from agent.datastore.resources.ipam_types import (
     BlockAffinitySpec,
     IPAMConfigurationSpec,
@@ -253,6 +258,12 @@ class BGPFilter(_Resource, frozen=True, kw_only=True, tag="BGPFilter"):
     spec: BGPFilterSpec = BGPFilterSpec()
 
 
+class BFDConfiguration(_Resource, frozen=True, kw_only=True, tag="BFDConfiguration"):
+    """See BFDConfigurationSpec."""
+
+    spec: BFDConfigurationSpec = BFDConfigurationSpec()
+
+
 class WorkloadEndpoint(_Resource, frozen=True, kw_only=True, tag="WorkloadEndpoint"):
     """See WorkloadEndpointSpec."""
 
@@ -306,6 +317,7 @@ Resource = (
     | BGPConfiguration
     | BGPPeer
     | BGPFilter
+    | BFDConfiguration
     | IPReservation
     | IPAMConfiguration
     | WorkloadEndpoint

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_address, ip_interface, ip_network
 
-from agent.datastore.resources.bgp_parsing import community, peer_address, seconds
+from agent.datastore.resources.bgp_parsing import community, milliseconds, peer_address, seconds
 from agent.datastore.resources.bgp_types import (
+    BFDConfigurationSpec,
     BGPConfigurationSpec,
     BGPFilterSpec,
     BGPPeerSpec,
@@ -24,6 +25,7 @@ from agent.datastore.resources.bgp_types import (
 )
 from agent.datastore.resources.ipam_types import rules_of
 from agent.datastore.resources.resource_types import (
+    BFDConfiguration,
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
@@ -59,6 +61,7 @@ LONGEST_KEEPALIVE_SECONDS = 21845
 """A third of the longest hold time (RFC 4271 section 4.2)."""
 SECRET_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 INTERFACE = re.compile(r"[A-Za-z0-9_.*-]{1,15}")
+BFD_PATTERN = re.compile(r"(?=.{1,15}\Z)[A-Za-z0-9_.-]*\*?")
 NODE_PREFIX = "node."
 """The name of a node's own BGPConfiguration begins so."""
 LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
@@ -238,6 +241,8 @@ def validate_bgp(resource: Resource) -> list[str]:
             return validate_bgp_peer(resource.spec)
         case BGPFilter():
             return validate_bgp_filter(resource.spec)
+        case BFDConfiguration():
+            return validate_bfd(resource.spec)
         case _:
             return []
 
@@ -388,6 +393,22 @@ def _operation_errors(at: str, operation: OperationSpec) -> Iterator[str]:
         yield f"{at}: must hold exactly one of addCommunity, prependASPath, setPriority"
     if operation.add_community is not None:
         yield from readable(f"{at}.addCommunity.value", operation.add_community.value, community)
+
+
+def validate_bfd(spec: BFDConfigurationSpec) -> list[str]:
+    """What is wrong with a BFDConfiguration."""
+    found = list(readable("spec.nodeSelector", spec.node_selector or None, parse))
+    for index, one in enumerate(spec.interfaces or ()):
+        at = f"spec.interfaces[{index}]"
+        if one.match_pattern and not BFD_PATTERN.fullmatch(one.match_pattern):
+            found.append(
+                f"{at}.matchPattern: {one.match_pattern!r} must be an interface's name of up to 15 letters, digits, "
+                "'.', '-' and '_', its beginning with '*' behind it, or '*'"
+            )
+        found += readable(f"{at}.minimumRecvInterval", one.minimum_recv_interval, milliseconds)
+        found += readable(f"{at}.minimumSendInterval", one.minimum_send_interval, milliseconds)
+        found += readable(f"{at}.idleSendInterval", one.idle_send_interval, milliseconds)
+    return found
 
 
 def _duration(most: int, least: int = 0) -> Callable[[str], float]:

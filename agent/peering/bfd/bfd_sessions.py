@@ -12,10 +12,11 @@ from ipaddress import IPv6Address
 
 from agent.configuration.config import BfdSettings
 from agent.netlink.objects import Address, Link
+from agent.peering.bfd.bfd_timers import InterfaceTimers, timers_over
 from agent.peering.peer_links import link_of
 from agent.peering.peers import DesiredPeer, PeerKind
 from agent.trouble import Trouble, TroubleKind
-from bgp.bfd.door import MOST_SESSIONS, DesiredSession, SessionKey, SessionReport
+from bgp.bfd.door import MOST_SESSIONS, SHORTEST_IDLE_MS, DesiredSession, SessionKey, SessionReport
 from ipam.address_text import text_of
 
 LEAST_TTL = 192
@@ -24,6 +25,7 @@ COMING_UP_SECONDS = 10.0
 """How long a session may need to come up before that is a trouble: both sides begin with a packet a second."""
 NOT_CONNECTED = "not directly connected"
 TOO_MANY = f"more than {MOST_SESSIONS} sessions are wanted"
+OTHER_TIMERS = "BFD notices a failure later or sooner than that asks for"
 HOLD_TIMER = "a broken way is noticed by BGP's hold timer alone"
 
 
@@ -35,17 +37,23 @@ class BfdSessions:
     """By the peer's address."""
     left_out: Mapping[Address, str]
     """Peers with `bfd` that have no session, and why."""
+    not_kept: tuple[str, ...] = ()
+    """What of BFDConfigurations is not in force on the links of these sessions."""
 
 
 NO_SESSIONS = BfdSessions({}, {})
 
 
 def bfd_sessions(
-    peers: Mapping[Address, DesiredPeer], links: Mapping[str, Link], settings: BfdSettings
+    peers: Mapping[Address, DesiredPeer],
+    links: Mapping[str, Link],
+    settings: BfdSettings,
+    asked: tuple[InterfaceTimers, ...] = (),
 ) -> BfdSessions:
-    """The sessions that are wanted."""
+    """The sessions that are wanted; `asked`: what BFDConfigurations say for this node."""
     sessions: dict[Address, DesiredSession] = {}
     left_out: dict[Address, str] = {}
+    not_kept: dict[str, None] = {}
     for address, peer in peers.items():
         if not peer.bfd:
             continue
@@ -54,8 +62,12 @@ def bfd_sessions(
             left_out[address] = NOT_CONNECTED if key is None else TOO_MANY
             continue
         ttl = {"minimum_ttl": LEAST_TTL} if key.multihop else {}
-        sessions[address] = DesiredSession(key, settings.min_tx, settings.min_rx, settings.multiplier, **ttl)
-    return BfdSessions(sessions, left_out)
+        timers, sentences = timers_over(key.interface, asked, settings)
+        not_kept |= dict.fromkeys(sentences)
+        sessions[address] = DesiredSession(
+            key, timers.min_tx, timers.min_rx, timers.multiplier, timers.idle, **ttl
+        )
+    return BfdSessions(sessions, left_out, tuple(not_kept))
 
 
 def _key(address: Address, peer: DesiredPeer, links: Mapping[str, Link]) -> SessionKey | None:
@@ -78,7 +90,8 @@ def bfd_troubles(
         report = reports.get(desired.key)
         if report is None or report.state == "Up":
             continue
-        if report.seconds < COMING_UP_SECONDS and not report.error:
+        patience = COMING_UP_SECONDS + (desired.idle_ms - SHORTEST_IDLE_MS) / 1000
+        if report.seconds < patience and not report.error:
             continue
         yield Trouble(
             TroubleKind.PEERING,
@@ -91,6 +104,9 @@ def bfd_troubles(
         if why == TOO_MANY:
             about = f"BFD with {names.get(address) or 'peer'} ({text_of(address)})"
             yield Trouble(TroubleKind.PEERING, about, why, HOLD_TIMER)
+    for sentence in wanted.not_kept:
+        about, _, evidence = sentence.partition(": ")
+        yield Trouble(TroubleKind.PEERING, about, evidence, OTHER_TIMERS, "change the BFDConfiguration")
 
 
 def _evidence(report: SessionReport) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from agent.datastore.state_cache import StateCache
+from agent.peering.bfd.bfd_timers import interface_timers
 from agent.peering.peer_policies import PolicyInputs, policy
 from agent.peering.peers import PeeringInputs, desired_peers, identity
 from bgp.peer_config import NextHopMode
@@ -40,6 +41,7 @@ POINTERS = frozenset(
             "nodeMeshMaxRestartTime",
         ),
         *("numAllowedLocalASNumbers", "ttlSecurity", "localASNumber", "min", "max", "priority", "optional"),
+        *("minimumRecvInterval", "minimumSendInterval", "idleSendInterval"),
     }
 )
 """Pointers in Go: their zero value says something."""
@@ -77,6 +79,8 @@ def decisions(*changed: Good) -> tuple[object, ...]:
             for node in state.nodes.values()
         ],
         [(one.addresses, one.source_prefixes, one.spec.interface_name) for one in state.endpoints],
+        [one.node_selector for one in state.bfd_configurations.values()],
+        interface_timers(state.bfd_configurations, state.nodes[ME]),
         [trouble.about for trouble in state.unreadable.troubles()],
     )
 

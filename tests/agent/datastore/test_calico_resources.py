@@ -38,6 +38,7 @@ REQUIRED = {
     "BGPConfiguration": {"name", "value", "cidr", "key"},
     "BGPPeer": {"name", "key"},
     "BGPFilter": {"action", "values", "value", "prefix"},
+    "BFDConfiguration": set(),
     "Node": {"address", "orchestrator", "interfaceIPv4Address"},
     "WorkloadEndpoint": {"node", "orchestrator", "endpoint", "interfaceName"},
     "IPReservation": set(),
@@ -51,6 +52,7 @@ OBJECTS = {
 POINTERS = {
     *("nodeToNodeMeshEnabled", "assignmentMode", "maxRestartTime", "keepaliveTime", "nodeMeshMaxRestartTime"),
     *("numAllowedLocalASNumbers", "ttlSecurity", "localASNumber", "min", "max", "priority", "optional"),
+    *("minimumRecvInterval", "minimumSendInterval", "idleSendInterval"),
 }
 """Pointers in Go: their zero value says something, such as no mesh."""
 

@@ -48,6 +48,7 @@ def seen(state: StateCache) -> tuple[object, ...]:
         state.bgp_configurations,
         state.bgp_peers,
         state.bgp_filters,
+        state.bfd_configurations,
         state.block_owners,
         state.borrowed,
         state.lock,

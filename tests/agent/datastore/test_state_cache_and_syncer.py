@@ -104,14 +104,17 @@ def test_what_was_never_read_is_absent_and_known_to_be_lost_until_it_is_gone_or_
         ("bgpconfigurations", {"asNumber": 65000}),
         ("bgppeers", {"peerIP": "10.0.0.9", "asNumber": 65001}),
         ("bgpfilters", {"exportV4": [{"action": "Reject"}]}),
+        ("bfdconfigurations", {"interfaces": [{"multiplier": 4}]}),
     ],
 )
 def test_what_sessions_hang_on_stays_as_it_was_while_it_cannot_be_read(kind: str, spec: object) -> None:
     def seen() -> tuple[object, ...]:
-        return state.nodes, state.bgp_configuration, state.bgp_peers, state.bgp_filters
+        bgp = state.bgp_configuration, state.bgp_peers, state.bgp_filters
+        return state.nodes, *bgp, state.bfd_configurations
 
     state, key = StateCache(ME), resource_key(kind, "default")
     named = {"nodes": "Node", "bgpconfigurations": "BGPConfiguration", "bgppeers": "BGPPeer"}
+    named["bfdconfigurations"] = "BFDConfiguration"
     document = {"kind": named.get(kind, "BGPFilter"), "metadata": {"name": "default"}, "spec": spec}
     empty = seen()
     state.apply(key, Versioned(key, json.dumps(document).encode(), 1))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from agent.clock import SystemClock
-from agent.netlink.objects import RouteKey
+from agent.netlink.objects import Link, RouteKey
 from agent.peering import bgp_controller
 from agent.peering.drain import Drained, DrainFile
 from bgp.looking_glass import Query, query
@@ -76,6 +77,26 @@ async def test_a_gateway_of_a_peer_is_a_fact_as_long_as_the_peering_is_there(tmp
         assert one.changed.is_set()
         world.put(peer, deleted=True)
         assert one.bgp.gateways == {}
+
+
+async def test_a_bfdconfiguration_that_selects_the_node_changes_its_sessions_timers(tmp_path: Path) -> None:
+    async with bgp_nodes(1, tmp_path) as world:
+        (one,) = world.nodes
+        fields = {"peerIP": "10.99.0.1", "asNumber": 65001, "failureDetectionMode": "BFDIfDirectlyConnected"}
+        world.put(document("BGPPeer", "tor", **fields))
+        eth0 = Link(2, "eth0", None, 1500, True, addresses=((ip_address("10.99.0.2"), 24),))
+
+        def timers() -> tuple[int, int]:
+            (session,) = one.bgp.bfd_sessions({"eth0": eth0}).sessions.values()
+            return session.min_tx_ms, session.multiplier
+
+        assert timers() == (100, 3)
+        interfaces = [{"matchPattern": "eth*", "minimumSendInterval": "300ms"}]
+        world.put(document("BFDConfiguration", "rack", interfaces=interfaces))
+        assert timers() == (300, 5)
+        other = document("BFDConfiguration", "rack", nodeSelector="has(gone)", interfaces=interfaces)
+        world.put(other)
+        assert timers() == (100, 3)
 
 
 async def test_a_node_that_goes_takes_its_own_sessions_alone(tmp_path: Path) -> None:

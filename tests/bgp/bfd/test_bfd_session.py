@@ -45,6 +45,17 @@ def due(one: Session, until: float) -> list[tuple[float, ControlPacket]]:
     return sent
 
 
+def test_a_session_that_is_not_up_speaks_as_seldom_as_is_wanted_and_never_more_than_once_a_second() -> None:
+    seldom = session(Timers(100_000, 100_000, 3, 60_000_000))
+    assert [round(at) for at, _ in due(seldom, 61.0)] == [0, 48]
+    assert {packet.desired_min_tx for _, packet in due(seldom, 100.0)} == {60_000_000}
+    hasty = session(Timers(100_000, 100_000, 3, 1000))
+    assert {packet.desired_min_tx for _, packet in due(hasty, 2.0)} == {1_000_000}
+    says(seldom, State.DOWN, 101.0)
+    says(seldom, State.INIT, 101.0)
+    assert (seldom.state, due(seldom, 102.0)[-1][1].desired_min_tx) == (State.UP, 100_000)
+
+
 D, N, U, A = State.DOWN, State.INIT, State.UP, State.ADMIN_DOWN
 
 

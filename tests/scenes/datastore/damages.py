@@ -162,6 +162,23 @@ RESOURCES = (
     ),
     _resource("BGPFilter", "bgpfilters", "f", {"exportV4": [_RULE]}),
     _resource(
+        "BFDConfiguration",
+        "bfdconfigurations",
+        "default",
+        {
+            "nodeSelector": 'rack == "r1"',
+            "interfaces": [
+                {
+                    "matchPattern": "eth*",
+                    "minimumRecvInterval": "50ms",
+                    "minimumSendInterval": "200ms",
+                    "idleSendInterval": "20s",
+                    "multiplier": 4,
+                }
+            ],
+        },
+    ),
+    _resource(
         "WorkloadEndpoint", "workloadendpoints", f"{ME.replace('-', '--')}-k8s-web-eth0", _ENDPOINT, "default"
     ),
 )

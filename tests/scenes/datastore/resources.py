@@ -104,4 +104,14 @@ EXAMPLES = [
         "spec.maxBlocksPerHost: 4 -> 5",
         labels=False,
     ),
+    Example(
+        "BFDConfiguration",
+        "rack",
+        {
+            "nodeSelector": 'rack == "r1"',
+            "interfaces": [{"matchPattern": "eth*", "multiplier": 3}],
+        },
+        {"interfaces": [{"multiplier": 4}]},
+        'spec.interfaces: [{"matchPattern": "eth*", "multiplier": 3}] -> [{"multiplier": 4}]',
+    ),
 ]

@@ -18,7 +18,7 @@ from tests.fixtures.etcd import Etcd, start_etcd
 from tests.scenes.cli.cli_runs import run
 from tests.scenes.datastore.resources import EXAMPLES
 
-POOL, CONFIGURATION, PEER, FILTER, NODE, RESERVATION, RULES = EXAMPLES
+POOL, CONFIGURATION, PEER, FILTER, NODE, RESERVATION, RULES, TIMERS = EXAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,7 @@ TABLES = {
         "NAME   NUMEXPORTV4   NUMIMPORTV4   NUMEXPORTV6   NUMIMPORTV6\n"
         "f      1             0             0             0\n"
     ),
+    ("bfdconfig",): 'NAME   SELECTOR       INTERFACES\nrack   rack == "r1"   eth*\n',
     ("nodes", "-o", "wide"): "NAME   ASN     IPV4            IPV6\nn1     64513   172.16.0.1/24\n",
     ("reservations", "-o", "wide"): "NAME   CIDRS\nkept   10.0.0.1/32,10.0.1.0/24,fd00::/126\n",
     ("ipamconfig", "-o", "wide"): (

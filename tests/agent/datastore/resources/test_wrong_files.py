@@ -86,7 +86,8 @@ GOLDEN: list[tuple[str, str, list[str]]] = [
         "apiVersion: projectcalico.org/v3\nkind: ippool\n",
         [
             "f: line 2: kind: 'ippool' is not a kind this program knows (IPPool, Node, BGPConfiguration, BGPPeer, "
-            "BGPFilter, IPReservation, IPAMConfiguration, WorkloadEndpoint, BlockAffinity); did you mean IPPool?"
+            "BGPFilter, BFDConfiguration, IPReservation, IPAMConfiguration, WorkloadEndpoint, BlockAffinity); "
+            "did you mean IPPool?"
         ],
     ),
     (

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agent.configuration.config import BfdSettings
+from agent.datastore.resources.bgp_types import BFDConfigurationSpec, BFDInterface
 from agent.netlink.objects import Address, Link
 from agent.peering.bfd.bfd_sessions import (
     COMING_UP_SECONDS,
@@ -16,6 +17,7 @@ from agent.peering.bfd.bfd_sessions import (
     bfd_sessions,
     bfd_troubles,
 )
+from agent.peering.bfd.bfd_timers import interface_timers
 from agent.peering.peers import DesiredPeer, PeerKind, desired_peers
 from bgp.bfd.door import MOST_SESSIONS, DesiredSession, SessionKey, SessionReport
 from bgp.peer_config import PeerConfig
@@ -43,6 +45,20 @@ def test_a_peer_on_a_link_has_a_session_over_that_link_with_the_timers_that_are_
     near = peer("10.0.0.254", local_address=ip_address("10.0.0.1"))
     found = wanted(near, settings=BfdSettings(min_tx=50, min_rx=60, multiplier=4))
     assert found.sessions == {NEAR: DesiredSession(KEY, 50, 60, 4)}
+
+
+def test_a_bfdconfiguration_goes_before_the_settings_and_what_it_asks_in_vain_is_a_trouble() -> None:
+    slow = BFDInterface(match_pattern="eth*", minimum_send_interval="2m", idle_send_interval="20s")
+    asked = interface_timers({"b": BFDConfigurationSpec(interfaces=[slow])}, None)
+    near = peer("10.0.0.254", local_address=ip_address("10.0.0.1"))
+    found = bfd_sessions({NEAR: near}, LINKS, BfdSettings(), asked)
+    assert found.sessions == {NEAR: DesiredSession(KEY, 60_000, 10, 5, 20_000)}
+    coming_up = SessionReport(KEY, seconds=COMING_UP_SECONDS + 18)
+    (trouble,) = bfd_troubles(found, {KEY: coming_up}, {})
+    assert (trouble.about, trouble.evidence) == (
+        "BFDConfiguration b, eth*",
+        "minimumSendInterval is 120000 ms, and 60000 ms is used: it is 10 to 60000 here",
+    )
 
 
 def test_a_peer_without_bfd_has_none_and_one_behind_a_router_has_none_though_it_asks() -> None:
