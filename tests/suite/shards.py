@@ -78,14 +78,6 @@ INTEROP, KILLS, SWITCHES = (
 )
 ISOLATION = "tests/suite"
 SHARDS = (
-    Shard("ipip-switches", "IPIP in User-Mode-Linux: ten live switches", (Kind.IPIP,), (SWITCHES,)),
-    Shard(
-        "ipip",
-        "IPIP in User-Mode-Linux: all the rest",
-        (Kind.IPIP,),
-        ("tests/contract", "tests/agent/dataplane", "tests/agent/netlink", "tests/lab"),
-        without=(SWITCHES,),
-    ),
     Shard(
         "labs",
         "whole labs, and the bench in short",
@@ -93,8 +85,6 @@ SHARDS = (
         ("tests/bench", "tests/chaos", "tests/lab"),
         workers=3,
     ),
-    Shard("machines", "machines with systemd", (Kind.LAB,), ("tests/systemd",)),
-    Shard("addresses", "IPAM, and CNI with its runtimes", (Kind.PLAIN,), ADDRESSES, (KILLS,)),
     Shard(
         "cores",
         "all other cores, contracts and the kernel",
@@ -102,7 +92,16 @@ SHARDS = (
         ("tests",),
         without=(INTEROP, ISOLATION, *ADDRESSES),
     ),
-    Shard("isolation", "what keeps shards apart", EVERY, (ISOLATION,), is_isolated=False),
+    Shard("ipip-switches", "IPIP in User-Mode-Linux: ten live switches", (Kind.IPIP,), (SWITCHES,)),
+    Shard("machines", "machines with systemd", (Kind.LAB,), ("tests/systemd",)),
+    Shard(
+        "ipip",
+        "IPIP in User-Mode-Linux: all the rest",
+        (Kind.IPIP,),
+        ("tests/contract", "tests/agent/dataplane", "tests/agent/netlink", "tests/lab"),
+        without=(SWITCHES,),
+    ),
+    Shard("addresses", "IPAM, and CNI with its runtimes", (Kind.PLAIN,), ADDRESSES, (KILLS,)),
     Shard(
         "interop",
         "BIRD, FRR and GoBGP; kill -9 at named points",
@@ -111,6 +110,7 @@ SHARDS = (
         workers=2,
         spread="load",
     ),
+    Shard("isolation", "what keeps shards apart", EVERY, (ISOLATION,), is_isolated=False),
 )
 """In the order in which they start: who takes longest on one core goes first."""
 
