@@ -169,7 +169,7 @@ def test_files_in_the_journal_and_a_fifo_for_a_namespace_end_no_agent_and_are_na
     fifo = node.directory / "fifo"
     os.mkfifo(fifo)
     seconds, answer = runtime.call("ADD", "odd", fifo)
-    assert (answer["code"], "no network namespace" in answer["msg"]) == (8, True)
+    assert (answer["code"], "no network namespace" in answer["msg"]) == (8, True), answer
     assert seconds < REFUSAL_SECONDS
     refused = [journal / "refused" / f"1-{name}-eth0.json" for name in "abc"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -55,7 +55,11 @@ class NoBgp:
 
     learned: Mapping[RouteKey, Address] = {}
     gateways: Mapping[Address, Address] = {}
+    speakers: frozenset[tuple[Address, int]] = frozenset()
     converged = True
+
+    def hops_among(self, key: RouteKey, passes: Callable[[Address], bool]) -> None:
+        del key, passes
 
     def take_changed_routes(self) -> Mapping[RouteKey, Address | None]:
         return {}
