@@ -33,8 +33,8 @@ async def write(feed: Feed) -> tuple[float, float]:
     """Seconds that writing every route took, and seconds that deleting them took."""
     index = device_index("eth0")
     desired = routes(feed)
-    puts = [rtroutes.route_request(route, index) for route in desired]
-    drops = [rtroutes.route_deletion(route) for route in desired]
+    puts = rtroutes.encoded(desired, lambda route: rtroutes.route_request(route, index))
+    drops = rtroutes.encoded(desired, rtroutes.route_deletion)
     socket = RequestSocket()
     try:
         times = []

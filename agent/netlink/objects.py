@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, IntFlag
 from functools import total_ordering
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 Prefix = IPv4Network | IPv6Network
@@ -284,6 +285,12 @@ class Route(_RouteFields):
             words += ["nexthop", *hop.words(key.version), f"weight {hop.weight}"]
             words += ["onlink"] if hop.onlink else []
         return " ".join(words)
+
+
+def targets_of(routes: Collection[Route]) -> dict[int, RouteTarget]:
+    """The distinct targets of routes, by identity: very many routes share few."""
+    targets = list(map(itemgetter(1), routes))
+    return dict(zip(map(id, targets), targets, strict=True))
 
 
 PROTOCOL_NAMES = {2: "kernel", 3: "boot", 4: "static", 11: "zebra", 12: "bird", 16: "dhcp", 186: "bgp"}

@@ -8,9 +8,9 @@ Does not know: sockets, what a message is about.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address
@@ -94,6 +94,35 @@ def attribute(kind: int, value: bytes) -> bytes:
 def request(kind: int, body: bytes, flags: int = 0) -> bytes:
     """One request, numbered later, with NLM_F_REQUEST besides `flags`."""
     return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, 0, 0) + body
+
+
+class EqualRequests(Sequence[bytes]):
+    """Requests of one size, end to end: very many are numbered, cut and sent without an object for each."""
+
+    __slots__ = ("octets", "size")
+
+    def __init__(self, octets: bytearray, size: int) -> None:
+        """`octets` are a multiple of `size`, which is at least a header's."""
+        self.octets, self.size = octets, size
+
+    def __len__(self) -> int:
+        return len(self.octets) // self.size
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> EqualRequests: ...
+
+    def __getitem__(self, at: int | slice) -> bytes | EqualRequests:
+        """One, or some in a row as a copy. Raises IndexError, ValueError of a slice with a step."""
+        if isinstance(at, slice):
+            start, stop, step = at.indices(len(self))
+            if step != 1:
+                raise ValueError("requests are cut in a row")
+            return EqualRequests(self.octets[start * self.size : stop * self.size], self.size)
+        start = range(len(self))[at] * self.size
+        return bytes(self.octets[start : start + self.size])
 
 
 def dump_request(kind: int, body: bytes) -> bytes:

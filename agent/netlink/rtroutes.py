@@ -7,7 +7,8 @@ Does not know: sockets, who owns a route, how an interface's number is looked up
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from agent.netlink.objects import (
@@ -18,6 +19,7 @@ from agent.netlink.objects import (
     NextHop,
     Route,
     RouteKey,
+    RouteTarget,
     RouteType,
     Scope,
 )
@@ -35,6 +37,7 @@ from agent.netlink.rtnetlink import (
     RTM_NEWROUTE,
     RTNH_F_ONLINK,
     BadMessage,
+    EqualRequests,
     address,
     attribute,
     attributes,
@@ -282,22 +285,51 @@ def _metric(family: int, words: dict[int, bytes]) -> int:
     return 0 if family == AF_INET6 and metric == IPV6_METRIC else metric
 
 
-def encoded(routes: Sequence[Route], whole: Callable[[Route], bytes]) -> list[bytes]:
-    """A request for each route; `whole` encodes one by its target and its key's length, table and metric."""
-    shapes: dict[tuple[int, int, int, int, int], tuple[bytes, bytes]] = {}
-    found: list[bytes] = []
-    for route in routes:
-        key, target = route
-        version, packed, table, metric = key
-        width = ADDRESS_OCTETS[version]
-        # By identity: the routes live longer than this table, and their targets with them.
-        shape = id(target), width, packed[0], table, metric
-        known = shapes.get(shape)
-        if known is None:
-            one = whole(route)
-            known = shapes[shape] = (one[:DESTINATION_OFFSET], one[DESTINATION_OFFSET + width :])
-        found.append(known[0] + packed[1:].ljust(width, b"\0") + known[1])
-    return found
+def encoded(
+    routes: Sequence[Route], whole: Callable[[Route], bytes], like: Callable[[RouteTarget], Hashable] = id
+) -> Sequence[bytes]:
+    """A request for each route; `whole` encodes one by its target and its key's version, length, table and metric.
+
+    Targets of which `like` says the same are encoded alike; by identity, for the routes live longer than this. What
+    routes share is encoded once, and then the destinations are put in, one octet of all of them at a time.
+    """
+    if not routes:
+        return []
+    keys, targets = zip(*routes, strict=True)
+    versions, packed, tables, metrics = zip(*keys, strict=True)
+    numbers = list(map(id, targets))
+    if like is not id:
+        alike: dict[Hashable, int] = {}
+        of = {
+            number: alike.setdefault(like(one), number) for number, one in zip(numbers, targets, strict=True)
+        }
+        numbers = [of[number] for number in numbers]
+    lengths = list(map(itemgetter(0), packed))
+    shapes = list(zip(numbers, versions, lengths, tables, metrics, strict=True))
+    templates = {shape: whole(route) for shape, route in dict(zip(shapes, routes, strict=True)).items()}
+    sizes, (version, *others) = set(map(len, templates.values())), set(versions)
+    if others or len(sizes) > 1:
+        return list(map(_with_destination, packed, map(templates.__getitem__, shapes), versions))
+    (size,) = sizes
+    if len(templates) == 1:
+        octets = bytearray(templates[shapes[0]] * len(routes))
+    else:
+        octets = bytearray(b"".join(map(templates.__getitem__, shapes)))
+    if lengths.count(lengths[0]) == len(lengths):
+        row, destinations = len(packed[0]), b"".join(packed)
+    else:
+        row = 1 + ADDRESS_OCTETS[version]
+        destinations = b"".join([one.ljust(row, b"\0") for one in packed])
+    for octet in range(1, row):  # behind the octet of length
+        octets[DESTINATION_OFFSET + octet - 1 :: size] = destinations[octet::row]
+    return EqualRequests(octets, size)
+
+
+def _with_destination(packed: bytes, template: bytes, version: int) -> bytes:
+    """A template's request for another destination of the same length."""
+    width = ADDRESS_OCTETS[version]
+    octets = packed[1:].ljust(width, b"\0")
+    return template[:DESTINATION_OFFSET] + octets + template[DESTINATION_OFFSET + width :]
 
 
 def _referred(body: bytes) -> int | None:

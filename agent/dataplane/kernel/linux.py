@@ -40,6 +40,7 @@ from agent.netlink.objects import (
     RouteKey,
     RouteTarget,
     Sysctl,
+    targets_of,
 )
 from agent.netlink.rtnexthops import Hops, Nexthop, Resilience
 from agent.netlink.rtroutes import RouteDecoder, encoded
@@ -166,7 +167,7 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         """Create or replace, each atomically. With `replace` false a route that is at the key stays: refused."""
         indexes = _Indexes()
-        targets = {id(target): target for _, target in routes}
+        targets = targets_of(routes)
         absent = {
             number: name
             for number, target in targets.items()
@@ -226,7 +227,7 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
-        return await self._carry_out(routes, encoded(routes, rtroutes.route_deletion), GONE)
+        return await self._carry_out(routes, encoded(routes, rtroutes.route_deletion, like=_deleted_by), GONE)
 
     async def put_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
         """Create or replace permanent entries."""
@@ -281,6 +282,11 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         changes = NetlinkChanges(self._sockets)
         self._subscribers.add(changes)
         return changes
+
+
+def _deleted_by(target: RouteTarget) -> tuple[int, int]:
+    """What of a target a deletion names."""
+    return target.protocol, target.type
 
 
 def _groups(targets: Mapping[int, RouteTarget], indexes: _Indexes) -> dict[int, Hops]:

@@ -20,7 +20,7 @@ from agent.netlink.objects import (
     RouteType,
     Scope,
 )
-from agent.netlink.rtnetlink import HEADER, BadMessage, messages
+from agent.netlink.rtnetlink import HEADER, BadMessage, EqualRequests, messages
 from agent.netlink.rtroutes import RouteDecoder, encoded, route_deletion, route_request
 
 NAMES = {3: "eth0", 7: "tunl0", 9: "cali1"}
@@ -401,5 +401,55 @@ def test_routes_that_share_a_shape_are_encoded_as_alone(
         for address in ("10.1.2.3", "192.168.255.254", "0.0.0.1")
         for metric in (0, 9)
     ]
-    assert encoded(routes, alone) == list(map(alone, routes))
-    assert encoded(routes, route_deletion) == list(map(route_deletion, routes))
+    assert list(encoded(routes, alone)) == list(map(alone, routes))
+    assert list(encoded(routes, route_deletion)) == list(map(route_deletion, routes))
+
+
+TARGETS = [
+    RouteTarget(RouteType.UNICAST, IPv4Address("10.0.0.1"), "eth0"),
+    RouteTarget(RouteType.UNICAST, IPv4Address("10.0.0.2"), "eth0"),
+    RouteTarget(RouteType.BLACKHOLE),
+]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(TARGETS),
+            st.integers(0, 2**32 - 1),
+            st.integers(0, 32),
+            st.sampled_from((0, 0, 9)),
+        ),
+        max_size=20,
+    ),
+    st.booleans(),
+)
+def test_routes_of_any_lengths_and_targets_are_encoded_as_alone(
+    some: list[tuple[RouteTarget, int, int, int]], with_ipv6: bool
+) -> None:
+    routes = [
+        Route.from_target(
+            RouteKey(IPv4Network((IPv4Address(octets), length), strict=False), metric=metric), target
+        )
+        for target, octets, length, metric in some
+    ]
+    if with_ipv6:
+        routes.append(Route(RouteKey(IPv6Network("fd00:7::/48")), RouteType.BLACKHOLE))
+    marks = {None: 7, "eth0": 3}
+
+    def alone(route: Route) -> bytes:
+        return route_request(route, marks[route.device])
+
+    assert list(encoded(routes, alone)) == list(map(alone, routes))
+    by_type = encoded(routes, route_deletion, like=lambda target: (target.protocol, target.type))
+    assert list(by_type) == list(map(route_deletion, routes))
+
+
+def test_requests_of_one_size_are_cut_in_a_row() -> None:
+    some = EqualRequests(bytearray(b"aaaabbbbcccc"), 4)
+    assert (len(some), list(some), some[-1]) == (3, [b"aaaa", b"bbbb", b"cccc"], b"cccc")
+    assert list(some[1:9]) == [b"bbbb", b"cccc"]
+    with pytest.raises(ValueError, match="in a row"):
+        some[::2]
+    with pytest.raises(IndexError):
+        some[3]
