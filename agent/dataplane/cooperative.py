@@ -6,7 +6,8 @@ Does not know: what is computed. It needs no asyncio: to a task, a bare yield me
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
+from itertools import islice
 from types import coroutine
 from typing import TypeVar
 
@@ -16,6 +17,13 @@ Work = Generator[None, None, T]
 """Yields when others may run; its return value is the result."""
 PIECE = 2000
 """Routes in one piece: some 10 ms."""
+
+
+def slices(many: Iterable[T], most: int) -> Iterator[list[T]]:
+    """All of `many`, at most `most` at a time."""
+    rest = iter(many)
+    while some := list(islice(rest, most)):
+        yield some
 
 
 async def run_cooperatively(work: Work[T]) -> T:

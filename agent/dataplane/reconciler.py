@@ -33,7 +33,14 @@ from agent.dataplane.kinds.all_kinds import all_kinds
 from agent.dataplane.kinds.gateway_moves import move_gateways
 from agent.dataplane.kinds.kernel_routes import RoutePlan, conflict_reason, moved_pods
 from agent.dataplane.kinds.object_kind import Delta, ObjectKind
-from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState, RouteSnapshot, is_pod
+from agent.dataplane.kinds.states import (
+    ActualState,
+    Comparison,
+    DesiredState,
+    RouteSnapshot,
+    is_pod,
+    pods_among,
+)
 from agent.dataplane.link_cache import LinkCache
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.dataplane.report import Counters, Report
@@ -71,12 +78,16 @@ class RoutesToCompare:
         """Routes may differ at these keys; None: anywhere."""
         if keys is None:
             self._anywhere = True
-        elif not self._anywhere:
+        elif self._keys and not self._anywhere:
             self._keys.update(dict.fromkeys(keys))
+        elif not self._anywhere:
+            self._keys = dict.fromkeys(keys)
 
     def take(self) -> Set[RouteKey] | None:
         """Where to compare now; None: everywhere. What is added from now on is for the pass after."""
-        keys = None if self._anywhere else (self._keys | dict.fromkeys(self.unsettled)).keys()
+        if self.unsettled and not self._anywhere:
+            self._keys.update(dict.fromkeys(self.unsettled))
+        keys = None if self._anywhere else self._keys.keys()
         self._anywhere, self._keys = False, {}
         return keys
 
@@ -445,7 +456,7 @@ class Reconciler:
                 self._plan = delta
                 moved = moved_pods(delta, self._actual.routes)
                 self._cleanup.schedule(self._actual.take_departures(self._desired))
-                await self._cleanup.before_use(key for key, one in delta.create.items() if is_pod(one))
+                await self._cleanup.before_use(key for key, _ in pods_among(delta.create))
             written = await self._applier.put(kind, delta)
             if written and kind.kind is Kind.TUNNEL:
                 self._links.invalidate_all()

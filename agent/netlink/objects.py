@@ -7,11 +7,12 @@ Does not know: netlink, who desires an object, or why.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, IntFlag
-from functools import total_ordering
+from functools import partial, total_ordering
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import repeat
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -82,6 +83,12 @@ class RouteKey(_KeyFields):
     def of_packed(cls, version: int, packed: bytes, table: int = MAIN_TABLE, metric: int = 0) -> RouteKey:
         """The key of a packed prefix."""
         return tuple.__new__(cls, (version, packed, table, metric))
+
+    @classmethod
+    def of_many(cls, version: int, packed: Iterable[bytes]) -> Iterator[RouteKey]:
+        """The keys of packed prefixes, in the main table, without a metric."""
+        fields = zip(repeat(version), packed, repeat(MAIN_TABLE), repeat(0), strict=False)
+        return map(partial(tuple.__new__, cls), fields)
 
     @property
     def length(self) -> int:
@@ -238,6 +245,11 @@ class Route(_RouteFields):
     def from_target(cls, key: RouteKey, target: RouteTarget) -> Route:
         """A route to a target that others may share."""
         return tuple.__new__(cls, (key, target))
+
+    @classmethod
+    def of_targets(cls, keys: Iterable[RouteKey], targets: Iterable[RouteTarget]) -> Iterator[Route]:
+        """`from_target` of very many."""
+        return map(partial(tuple.__new__, cls), zip(keys, targets, strict=False))
 
     def with_(self, *, key: RouteKey | None = None, **changes: Any) -> Route:
         """This route with another key, or with these fields of its target changed."""

@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
+from operator import itemgetter
 
 import structlog
 
@@ -87,7 +89,11 @@ class LearnedRoutes(Mapping[RouteKey, NextHops]):
         return next_hop
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, RouteKey) and self._next_hop(key) is not None
+        if not isinstance(key, RouteKey):
+            return False
+        # Most that are asked for were withdrawn: no path, nothing to decide.
+        there = key[1] in self._speaker.instance.ribs[FAMILIES[key[0]]].prefixes
+        return there and self._next_hop(key) is not None
 
     def _next_hop(self, key: RouteKey) -> NextHops | None:
         version, packed, _, _ = key
@@ -390,17 +396,14 @@ class BgpController:
         """
         if self.speaker is None:
             return None
-        touched, of, found = (
-            self.speaker.take_changed(),
-            RouteKey.of_packed,
-            dict[RouteKey, NextHops | None](),
-        )
+        touched, found = self.speaker.take_changed(), dict[RouteKey, NextHops | None]()
         if self._taken_from is not self.speaker:
             self._taken_from = self.speaker
             return None
         for version, family in FAMILIES.items():
-            some = self.speaker.instance.ribs[family].next_hops_of(touched.get(family, ()))
-            found |= {of(version, packed): hop for packed, hop in some}
+            if some := touched.get(family):
+                hops = map(itemgetter(1), self.speaker.instance.ribs[family].next_hops_of(some))
+                found.update(zip(RouteKey.of_many(version, some), hops, strict=True))
         return found
 
     @property

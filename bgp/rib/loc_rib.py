@@ -104,20 +104,24 @@ class LocRib:
         is_stale = partial(self.is_stale, prefix) if len(some) > 1 and self.stale else None
         return next_hops(used_paths(some, self.multipath, (), is_stale), self.multipath) if some else None
 
-    def next_hops_of(self, prefixes: Iterable[Nlri]) -> Iterator[tuple[Nlri, NextHops | None]]:
+    def next_hops_of(self, prefixes: Collection[Nlri]) -> Iterator[tuple[Nlri, NextHops | None]]:
         """`hops` of very many prefixes, most of which share their paths: each tuple of paths is looked at once."""
-        known: dict[object, tuple[object, NextHops | None]] = {}  # by identity; what is held keeps its own
+        all_paths = list(map(self._paths.get, prefixes))
+        numbers: list[object] = list(map(id, all_paths))  # the list keeps what they are the identities of
         restarting = {source for source, stale in self.stale.items() if stale}
-        for prefix in prefixes:
-            paths = self._paths.get(prefix)
-            key: object = id(paths)
-            if restarting and paths is not None and any(one.source.key in restarting for one in paths):
-                # Of a restarting peer's paths some are stale, and some were announced again.
-                key = id(paths), *(self.is_stale(prefix, one) for one in paths)
-            found = known.get(key)
-            if found is None:
-                found = known[key] = paths, self.hops(prefix)
-            yield prefix, found[1]
+        if restarting:
+            # Of a restarting peer's paths some are stale, and some were announced again.
+            several = zip(prefixes, all_paths, strict=True)
+            numbers = [self._by_staleness(prefix, paths, restarting) for prefix, paths in several]
+        ones = dict(zip(numbers, prefixes, strict=True))
+        known = {number: self.hops(prefix) for number, prefix in ones.items()}
+        return zip(prefixes, map(known.__getitem__, numbers), strict=True)
+
+    def _by_staleness(self, prefix: Nlri, paths: tuple[Path, ...] | None, restarting: Set[int]) -> object:
+        """The same for prefixes with the same paths of which the same are stale."""
+        if paths is None or not any(one.source.key in restarting for one in paths):
+            return id(paths)
+        return id(paths), *(self.is_stale(prefix, one) for one in paths)
 
     def candidates(self, prefix: Nlri) -> tuple[Path, ...]:
         """All paths of a prefix, the best one first."""

@@ -24,7 +24,8 @@ def overridden(
     desired: Mapping[RouteKey, Route], actual: Mapping[RouteKey, Route], ownership: Ownership
 ) -> Iterator[tuple[Route, Route]]:
     """(ours, the other's that goes before it or is a longer one inside it), the longest of ours for each."""
-    others = (route for route in actual.values() if not ownership.is_ours(route) and not _is_nothing(route))
+    known = ownership.ours(actual.values())
+    others = (route for route in actual.values() if id(route[1]) not in known and not _is_nothing(route))
     for other in islice(others, MOST_OTHERS):
         ours = next((desired[key] for key in _behind(other.key) if key in desired), None)
         if ours is None or ours.type is not RouteType.UNICAST:

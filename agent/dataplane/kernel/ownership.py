@@ -7,8 +7,9 @@ Does not know: what is desired.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
+from operator import itemgetter
 
 from agent.dataplane.kernel.calico_names import RTPROT_DATASTORE, VXLAN_DEVICES, WORKLOAD_PREFIX
 from agent.netlink.objects import (
@@ -18,6 +19,7 @@ from agent.netlink.objects import (
     RTPROT_KERNEL,
     Route,
     RouteKey,
+    RouteTarget,
     RouteType,
 )
 
@@ -52,7 +54,19 @@ class Ownership:
 
     def is_learned(self, route: Route) -> bool:
         """Whether only BGP can say that a route should go."""
-        return route.type is RouteType.UNICAST and route.protocol == self.learned
+        return self.is_learned_by(route[1])
+
+    def is_learned_by(self, target: RouteTarget) -> bool:
+        """The same of every route to a target."""
+        return target.type is RouteType.UNICAST and target.protocol == self.learned
+
+    def ours(self, routes: Collection[Route]) -> Set[int]:
+        """The targets, by identity, whose routes among these are ours; the routes are of one table.
+
+        One route speaks for all with its target.
+        """
+        speakers = dict(zip(map(id, map(itemgetter(1), routes)), routes, strict=True))
+        return {number for number, route in speakers.items() if self.is_ours(route)}
 
 
 class Installed(Mapping[RouteKey, Route]):
@@ -69,7 +83,9 @@ class Installed(Mapping[RouteKey, Route]):
         return route
 
     def __iter__(self) -> Iterator[RouteKey]:
-        return (key for key, route in self._routes.items() if self._ownership.is_ours(route))
+        ours = self._ownership.ours(self._routes.values())
+        return (key for key, route in self._routes.items() if id(route[1]) in ours)
 
     def __len__(self) -> int:
-        return sum(map(self._ownership.is_ours, self._routes.values()))
+        ours = self._ownership.ours(self._routes.values())
+        return sum(1 for route in self._routes.values() if id(route[1]) in ours)

@@ -13,17 +13,27 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_network
+from itertools import filterfalse
+from operator import is_
 from typing import Any
 
-from agent.dataplane.cooperative import PIECE, Work, run_cooperatively
+from agent.dataplane.cooperative import PIECE, Work, run_cooperatively, slices
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.ownership import Installed, Ownership
 from agent.dataplane.kernel.protocol import Kernel, Refusal
 from agent.dataplane.kinds.nexthop_moves import NextHopMove, find_moves
 from agent.dataplane.kinds.object_kind import Batch, Delta, ObjectKind, PlannedStep, Verb
-from agent.dataplane.kinds.states import Comparison, DesiredState, is_pod
-from agent.netlink.objects import RTPROT_KERNEL, NextHop, Route, RouteKey, RouteTarget, protocol_name
+from agent.dataplane.kinds.states import Comparison, DesiredState, pods_among
+from agent.netlink.objects import (
+    RTPROT_KERNEL,
+    NextHop,
+    Route,
+    RouteKey,
+    RouteTarget,
+    protocol_name,
+    targets_of,
+)
 from bgp.policy.prefix_filter import SHORTEST_PREFIX
 
 
@@ -125,51 +135,76 @@ class Routes(ObjectKind[RouteKey, Route]):
 
 def moved_pods(delta: Delta[RouteKey, Route], before: Mapping[RouteKey, Route]) -> dict[RouteKey, Route]:
     """The pods' routes, as they were before, that these steps remove or lead to another interface."""
-    moved = {
-        key: before[key]
-        for key, route in delta.replace.items()
-        if key in before and before[key].device != route.device
+    moved = {key: before[key] for key in delta.replace if key in before} if delta.replace else {}
+    return {
+        **{key: was for key, was in pods_among(moved) if was.device != delta.replace[key].device},
+        **dict(pods_among(delta.delete)),
     }
-    return {key: route for some in (moved, delta.delete) for key, route in some.items() if is_pod(route)}
 
 
 def route_diff(given: Comparison, ownership: Ownership) -> Work[RoutePlan]:
     """Compare the routes at the given keys, or all, piece by piece."""
-    desired = given.desired
-    actual = given.actual.routes
-    create: dict[RouteKey, Route] = {}
-    replaced: dict[RouteKey, Route] = {}
-    conflicts: dict[RouteKey, Route] = {}
-    waiting: dict[RouteKey, str] = {}
-    unwanted: dict[RouteKey, Route] = {}
-    in_force, is_same, is_removable = _InForce(given), _Sameness(), _removable(given, ownership)
-    for number, (key, route, known) in enumerate(
-        _pairs(desired.dataplane.routes, actual, given.route_keys), 1
-    ):
-        if number % PIECE == 0:
-            yield
-        if route is None:
-            if known is not None and is_removable(known):
-                unwanted[key] = known
-            continue
-        if known is route and not route[1].hops:  # of several next hops fewer may be in force now
-            continue
-        usable = in_force.of(key, route[1])
-        if known is not None and is_same(known[1], usable.wanted if usable.target is None else usable.target):
-            continue
-        if known is not None and not ownership.is_ours(known):
-            conflicts[key] = known
-        elif usable.target is None:
-            waiting[key] = usable.obstacle
-        else:
-            steps = create if known is None else replaced
-            steps[key] = route if usable.target is route[1] else Route.from_target(key, usable.target)
+    desired, actual = given.desired, given.actual.routes
+    steps = _Steps(given, ownership)
+    for keys, routes, knowns in _pieces(desired.dataplane.routes, actual, given.route_keys):
+        steps.add(keys, routes, knowns)
+        yield
+    create, replaced, unwanted, partly = steps.create, steps.replaced, steps.unwanted, steps.in_force.partial
+    conflicts, waiting = steps.conflicts, steps.waiting
     _leave_to_the_host(given, ownership, (create, replaced, waiting), unwanted, conflicts)
     if not desired.complete:
-        return RoutePlan(create, {}, {}, conflicts, waiting, partial=in_force.partial)
+        return RoutePlan(create, {}, {}, conflicts, waiting, partial=partly)
     withdrawn = _withdrawn(desired, unwanted, ownership)
     moves = find_moves(replaced, actual, ownership)
-    return RoutePlan(create, replaced, unwanted, conflicts, waiting, withdrawn, moves, in_force.partial)
+    return RoutePlan(create, replaced, unwanted, conflicts, waiting, withdrawn, moves, partly)
+
+
+class _Steps:
+    """What is to be done, as far as was compared."""
+
+    def __init__(self, given: Comparison, ownership: Ownership) -> None:
+        self._ownership = ownership
+        self.create: dict[RouteKey, Route] = {}
+        self.replaced: dict[RouteKey, Route] = {}
+        self.conflicts: dict[RouteKey, Route] = {}
+        self.waiting: dict[RouteKey, str] = {}
+        self.unwanted: dict[RouteKey, Route] = {}
+        self.in_force, self._is_same = _InForce(given), _Sameness()
+        self._is_removable = _removable(given, ownership)
+
+    def add(
+        self, keys: Sequence[RouteKey], routes: Sequence[Route | None], knowns: Sequence[Route | None]
+    ) -> None:
+        """Compare at some keys. Where all come, go or stay as they are, they are looked at by their few targets."""
+        wanted = [route for route in routes if route is not None]
+        if len(wanted) == len(keys):
+            if not any(knowns) and self.in_force.are_whole(wanted):
+                self.create.update(zip(keys, wanted, strict=True))
+                return
+            if all(map(is_, wanted, knowns)) and not _have_several(wanted):
+                return
+        elif not wanted and all(knowns):
+            self.unwanted.update(self._is_removable.among(keys, knowns))
+            return
+        for key, route, known in zip(keys, routes, knowns, strict=True):
+            if route is not None:
+                self._compare(key, route, known)
+            elif known is not None and self._is_removable(known):
+                self.unwanted[key] = known
+
+    def _compare(self, key: RouteKey, route: Route, known: Route | None) -> None:
+        if known is route and not route[1].hops:  # of several next hops fewer may be in force now
+            return
+        usable = self.in_force.of(key, route[1])
+        if known is not None and self._is_same(known[1], usable.target or usable.wanted):
+            return
+        if known is not None and not self._ownership.is_ours(known):
+            self.conflicts[key] = known
+        elif usable.target is None:
+            self.waiting[key] = usable.obstacle
+        else:
+            steps = self.create if known is None else self.replaced
+            steps[key] = route if usable.target is route[1] else Route.from_target(key, usable.target)
 
 
 SHORT_KEYS: Mapping[int, tuple[RouteKey, ...]] = {
@@ -269,6 +304,14 @@ class _InForce:
             self.partial[key] = found.obstacle
         return found
 
+    def are_whole(self, routes: Collection[Route]) -> bool:
+        """Whether the targets of all of these routes can be in force as they are wanted, with every next hop."""
+        targets = targets_of(routes)
+        for number, target in targets.items():
+            if number not in self._known:
+                self._known[number] = self._usable(target)
+        return all(self._known[number].target is target for number, target in targets.items())
+
     def _usable(self, target: RouteTarget) -> _Usable:
         hops = target.next_hops()
         reasons = {hop: self._obstacle(hop) for hop in hops}
@@ -304,6 +347,11 @@ class _InForce:
         return f"{name} has no carrier" if is_to_gateway and not link.carrier else ""
 
 
+def _have_several(routes: Collection[Route]) -> bool:
+    """Whether one has several next hops, of which fewer may be in force now."""
+    return any(target.hops for target in targets_of(routes).values())
+
+
 class _Sameness:
     """Whether two targets are equal, asked once per pair of objects."""
 
@@ -321,34 +369,38 @@ class _Sameness:
         return found[0]
 
 
-def _pairs(
+_Piece = tuple[Sequence[RouteKey], Sequence[Route | None], Sequence[Route | None]]
+"""Keys, and for each of them what is desired and what there is."""
+
+
+def _pieces(
     desired: Mapping[RouteKey, Route], actual: Mapping[RouteKey, Route], keys: Collection[RouteKey] | None
-) -> Iterator[tuple[RouteKey, Route | None, Route | None]]:
-    """What is desired and what there is, at these keys or at all. One look-up a route: hashing is what a pass costs."""
+) -> Iterator[_Piece]:
+    """The keys to compare, all without any given. One look-up a route: hashing is what a pass costs."""
     if keys is not None:
-        for key in keys:
-            yield key, desired.get(key), actual.get(key)
+        for some in slices(keys, PIECE):
+            yield some, list(map(desired.get, some)), list(map(actual.get, some))
         return
     there = 0
-    for key, route in desired.items():
-        found = actual.get(key)
-        there += found is not None
-        yield key, route, found
+    for some in slices(desired, PIECE):
+        known = list(map(actual.get, some))
+        there += len(known) - known.count(None)
+        yield some, list(map(desired.get, some)), known
     if there < len(actual):
-        for key, found in actual.items():
-            if key not in desired:
-                yield key, None, found
+        for some in slices(filterfalse(desired.__contains__, actual), PIECE):
+            yield some, [None] * len(some), list(map(actual.get, some))
 
 
 def _withdrawn(
     desired: DesiredState, deleted: Mapping[RouteKey, Route], ownership: Ownership
 ) -> frozenset[RouteKey]:
     """The learned routes that go because BGP has their prefix no more, and not by a change of the datastore."""
-    if desired.learned is None:
+    if desired.learned is None or not deleted:
         return frozenset()
-    return frozenset(
-        key for key, route in deleted.items() if ownership.is_learned(route) and key not in desired.learned
-    )
+    targets = targets_of(deleted.values())
+    learned = {number for number, target in targets.items() if ownership.is_learned_by(target)}
+    some = [key for key, route in deleted.items() if id(route[1]) in learned]
+    return frozenset(filterfalse(desired.learned.__contains__, some))
 
 
 def conflict_reason(foreign: Route) -> str:
@@ -361,13 +413,29 @@ def conflict_reason(foreign: Route) -> str:
     )
 
 
-def _removable(given: Comparison, ownership: Ownership) -> Callable[[Route], bool]:
+def _removable(given: Comparison, ownership: Ownership) -> _Removable:
     """Whether a route that is not desired may go: ours; BGP's, once it has converged; a tunnel's, as above."""
-    bgp_complete, needed = given.desired.bgp_complete, _needed_tunnels(given)
+    return _Removable(ownership, _needed_tunnels(given), bgp_complete=given.desired.bgp_complete)
 
-    def is_removable(route: Route) -> bool:
-        if not ownership.is_ours(route) or not (bgp_complete or not ownership.is_learned(route)):
+
+class _Removable:
+    def __init__(self, ownership: Ownership, needed: frozenset[str], *, bgp_complete: bool) -> None:
+        self._ownership = ownership
+        self._needed = needed
+        self._bgp_complete = bgp_complete
+
+    def __call__(self, route: Route) -> bool:
+        ownership = self._ownership
+        if not ownership.is_ours(route) or not (self._bgp_complete or not ownership.is_learned(route)):
             return False
-        return needed.isdisjoint(route.target.devices())
+        return self._needed.isdisjoint(route.target.devices())
 
-    return is_removable
+    def among(
+        self, keys: Sequence[RouteKey], routes: Sequence[Route | None]
+    ) -> Iterable[tuple[RouteKey, Route]]:
+        """Those of some routes, all of one table, that may go: one speaks for all with its target."""
+        there = [route for route in routes if route is not None]
+        speakers = {id(route[1]): route for route in there}
+        staying = {number for number, route in speakers.items() if not self(route)}
+        pairs = zip(keys, there, strict=True)
+        return [pair for pair in pairs if id(pair[1][1]) not in staying] if staying else pairs

@@ -23,6 +23,7 @@ from agent.netlink.objects import (
     RouteKey,
     RouteTarget,
     RouteType,
+    targets_of,
 )
 
 MOST_ONE_BY_ONE = 64
@@ -258,6 +259,13 @@ def is_pod(route: Route) -> bool:
     """Whether a route leads to one address behind a local interface."""
     device = route.device
     return device is not None and device.startswith(WORKLOAD_PREFIX) and route.key.is_host
+
+
+def pods_among(routes: Mapping[RouteKey, Route]) -> Iterator[tuple[RouteKey, Route]]:
+    """Those of many routes that lead to pods; where no target is a pod's device, no route is looked at."""
+    devices = {target.device or "" for target in targets_of(routes.values()).values()}
+    if any(device.startswith(WORKLOAD_PREFIX) for device in devices):
+        yield from ((key, route) for key, route in routes.items() if is_pod(route))
 
 
 @dataclass(frozen=True, slots=True)
