@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from agent.clock import Clock
@@ -70,26 +71,26 @@ class RoutesToCompare:
 
     def __init__(self) -> None:
         self._anywhere = True
-        self._keys: dict[RouteKey, None] = {}
+        self._keys: list[Collection[RouteKey]] = []
         self.unsettled: frozenset[RouteKey] = frozenset()
         """Where the last pass left something to do."""
 
-    def add(self, keys: Iterable[RouteKey] | None) -> None:
-        """Routes may differ at these keys; None: anywhere."""
+    def add(self, keys: Collection[RouteKey] | None) -> None:
+        """Routes may differ at these keys, which stay as they are; None: anywhere."""
         if keys is None:
-            self._anywhere = True
-        elif self._keys and not self._anywhere:
-            self._keys.update(dict.fromkeys(keys))
-        elif not self._anywhere:
-            self._keys = dict.fromkeys(keys)
+            self._anywhere, self._keys = True, []
+        elif keys and not self._anywhere:
+            self._keys.append(keys)
 
-    def take(self) -> Set[RouteKey] | None:
-        """Where to compare now; None: everywhere. What is added from now on is for the pass after."""
-        if self.unsettled and not self._anywhere:
-            self._keys.update(dict.fromkeys(self.unsettled))
-        keys = None if self._anywhere else self._keys.keys()
-        self._anywhere, self._keys = False, {}
-        return keys
+    def take(self) -> Collection[RouteKey] | None:
+        """Where to compare now, each key once; None: everywhere. What is added from now on is for the pass after."""
+        is_anywhere, some = self._anywhere, self._keys
+        self._anywhere, self._keys = False, []
+        if is_anywhere:
+            return None
+        if self.unsettled:
+            some.append(self.unsettled)
+        return some[0] if len(some) == 1 else dict.fromkeys(chain.from_iterable(some)).keys()
 
 
 class Reconciler:

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 from operator import itemgetter
 
 import structlog

@@ -8,11 +8,11 @@ Does not know: why a network is named, who announced a prefix.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from bgp.wire.families import Address, Family, Prefix, family_of
-from bgp.wire.nlri import LONGEST, Nlri, pack, truncated
+from bgp.wire.nlri import LONGEST, Nlri, pack, spans, truncated
 
 Named = tuple[Prefix, str]
 """A network, and what it is: the reason of a refusal."""
@@ -75,6 +75,23 @@ class PrefixFilter:
             return decide(prefix)
 
         return refusal
+
+    def compiled_for_many(self, family: Family) -> Callable[[Collection[Nlri]], bool]:
+        """A function that says of many prefixes at once that all are accepted; False: each has to be asked."""
+        if self.compiled(family) is None:
+            return lambda prefixes: True
+        hosts = _hosts(self.never, family)
+        clean = _apart((one, "") for one in self._clean() if family_of(one) is family)
+        firsts = [first for first, *_ in clean]
+
+        def are_accepted(prefixes: Collection[Nlri]) -> bool:
+            for length, first, last in spans(prefixes):
+                at = bisect_right(firsts, first)
+                if not at or last > clean[at - 1][1] or length < clean[at - 1][2]:
+                    return False
+            return hosts.keys().isdisjoint(prefixes)
+
+        return are_accepted
 
     def _clean(self) -> Iterator[Prefix]:
         """Networks in which everything is accepted but for single addresses in `never`."""

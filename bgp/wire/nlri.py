@@ -7,7 +7,8 @@ Does not know: messages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from bgp.wire.errors import NotificationError
@@ -92,6 +93,20 @@ def by_path_id(keys: Sequence[Nlri]) -> list[tuple[int | None, Sequence[Nlri]]]:
     for key in keys:
         found.setdefault(path_id_of(key), []).append(key)
     return list(found.items())
+
+
+def spans(prefixes: Collection[Nlri]) -> Iterator[tuple[int, bytes, bytes]]:
+    """Of the prefixes of each length the first and the last octets: what holds of both holds of all in between."""
+    first, last = min(prefixes), max(prefixes)
+    if first[0] == last[0]:
+        yield first[0], first[1:], last[1:]
+        return
+    some, at = sorted(prefixes), 0
+    while at < len(some):
+        length = some[at][0]
+        end = bisect_left(some, bytes((length + 1,)), at)
+        yield length, some[at][1:], some[end - 1][1:]
+        at = end
 
 
 def truncated(prefix: Nlri, length: int) -> Nlri:

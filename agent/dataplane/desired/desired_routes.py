@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, filterfalse, islice
+from operator import itemgetter
 
 from agent.dataplane.cooperative import PIECE, Work
 from agent.dataplane.desired.route_producers import (
@@ -93,27 +94,26 @@ class DesiredRoutes:
         workloads: dict[RouteKey, Route],
     ) -> Work[Set[RouteKey]]:
         """Compute anew at the keys that were touched and those of pods that came, went or moved."""
-        hops, before = dict(touched), self._workloads
+        hops, before = touched, self._workloads
         if workloads is not before:
             # Routes of pods that stay are the same objects.
             was, now = ({*zip(some, map(id, some.values()), strict=True)} for some in (before, workloads))
-            hops |= {key: facts.bgp_nexthops.get(key) for key, _ in was ^ now}
+            hops = dict(touched) | {key: facts.bgp_nexthops.get(key) for key, _ in was ^ now}
         without = Without()
         learned = yield from _collected(learned_routes(facts, hops.items(), without))
         by_bgp = self._without[1]
         for key in hops if by_bgp else ():
             by_bgp.pop(key, None)
         by_bgp.update(without)
-        others = (
+        others = [
             {key: some[key] for key in hops.keys() & some.keys()} for some in (self._datastore, workloads)
-        )
-        changed = merge(learned, *others)
+        ]
+        changed = merge(learned, *others) if any(others) else learned
         self._workloads = workloads
         self._routes.update(changed)
         if len(changed) < len(hops):
-            for key in hops:
-                if key not in changed:
-                    self._routes.pop(key, None)
+            for key in filterfalse(changed.__contains__, hops):
+                self._routes.pop(key, None)
         return hops.keys()
 
 
@@ -128,7 +128,7 @@ def _without_followed(facts: Facts) -> Facts:
 def _collected(routes: Iterator[Route]) -> Work[dict[RouteKey, Route]]:
     found: dict[RouteKey, Route] = {}
     while piece := list(islice(routes, PIECE)):
-        found.update([(route[0], route) for route in piece])
+        found.update(zip(map(itemgetter(0), piece), piece, strict=True))
         yield
     return found
 

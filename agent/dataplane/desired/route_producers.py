@@ -8,13 +8,16 @@ Does not know: what the kernel has, netlink, BGP's decision (it gets best paths)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property, lru_cache
 from ipaddress import ip_network
-from typing import Any, TypeVar
+from itertools import compress
+from operator import itemgetter
+from typing import Any, Generic, TypeVar
 
+from agent.dataplane.cooperative import PIECE, slices
 from agent.dataplane.desired.combined_targets import combine
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.inputs.next_hops import Resolution
@@ -22,6 +25,7 @@ from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVI
 from agent.netlink.objects import Address, Prefix, Route, RouteKey, RouteTarget, RouteType, Scope
 from bgp.rib.multipath import NextHops, NextHopSet, single_hops
 from bgp.wire.families import Family
+from bgp.wire.nlri import spans
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 T = TypeVar("T")
@@ -180,24 +184,34 @@ def learned_routes(
 
     What no peer may announce was refused on import; that is asked again here because the facts may have changed since.
     """
-    refusals = {version: facts.from_peers.compiled(family) for version, family in FAMILIES.items()}
-    if any(refusals.values()):
-        hops = (
-            (key, next_hop)
-            for key, next_hop in hops
-            if (refusal := refusals[key[0]]) is None or not refusal(key[1])
-        )
-    if facts.services:
-        is_service = _finder((network, True) for network in facts.services)
-        hops = ((key, next_hop) for key, next_hop in hops if not is_service(key))
+    families = FAMILIES.items()
+    refusals = {version: facts.from_peers.compiled(family) for version, family in families}
+    are_accepted = {version: facts.from_peers.compiled_for_many(family) for version, family in families}
+    services = _Finder((network, True) for network in facts.services)
+
+    def admitted(keys: Sequence[RouteKey]) -> Iterable[bool] | None:
+        version, packed = _of_one_version(keys)
+        if version and are_accepted[version](packed) and services.of_all(version, packed) == (True, None):
+            return None
+        return [
+            not (services(key) or ((refusal := refusals[key[0]]) is not None and refusal(key[1])))
+            for key in keys
+        ]
+
     targets = _Targets(facts, RouteClass.LEARNED)
-    return _routes(facts, hops, targets.of_next_hops, targets.why_not_by_next_hops, without)
+    return _routes(facts, hops, targets.of_next_hops, targets.why_not_by_next_hops, without, admitted)
+
+
+def _of_one_version(keys: Sequence[RouteKey]) -> tuple[int, Sequence[bytes]]:
+    """The version of IP and the packed prefixes of some keys; a version of 0: they have both."""
+    versions, packed, _, _ = zip(*keys, strict=True)
+    return (versions[0] if versions.count(versions[0]) == len(versions) else 0), packed
 
 
 def resolving_prefixes(facts: Facts) -> Callable[[RouteKey], bool]:
     """Which learned prefixes may lead to next hops: those that get routes, but for the pods' own networks."""
     refusals = {version: facts.from_peers.compiled(family) for version, family in FAMILIES.items()}
-    is_elsewhere = _finder(
+    is_elsewhere = _Finder(
         (network, True) for network in (*facts.services, *(pool.cidr for pool in facts.pools))
     )
 
@@ -214,29 +228,88 @@ def _routes(
     target_of: Callable[[int, Any, Pool | None], RouteTarget | None],
     why_not: Callable[[int, Any, Pool | None], NoRoute | None],
     without: Without | None,
+    admitted: Callable[[Sequence[RouteKey]], Iterable[bool] | None] = lambda keys: None,
 ) -> Iterator[Route]:
     """Routes to other machines, each named by its next hop, by several, or by its node's name.
 
     Very many keys share few of these, and a target's routes are compared, moved and encoded together. So a target is
     asked for once per end, pool and version of IP, by identities, which cost nothing to hash. Ends that are equal but
-    not the same object are asked for again, and `_Targets` answers with the same target.
+    not the same object are asked for again, and `_Targets` answers with the same target. `admitted` says of some keys
+    which get no route at all; None: all do.
     """
-    pool_of = _finder((pool.cidr, pool) for pool in facts.pools)
-    known: dict[tuple[int, int, int], tuple[RouteTarget | None, NoRoute | None, object]] = {}
-    for key, end in ends:
-        if end is None:
+    by_end = _EndTargets(target_of, why_not)
+    pool_of = _Finder((pool.cidr, pool) for pool in facts.pools)
+    for piece in slices(ends, PIECE):
+        pairs = piece if all(map(itemgetter(1), piece)) else [pair for pair in piece if pair[1] is not None]
+        if pairs and (chosen := admitted([key for key, _ in pairs])) is not None:
+            pairs = list(compress(pairs, chosen))
+        if not pairs:
             continue
-        pool = pool_of(key)
-        identity = id(end), id(pool), key[0]
-        if (found := known.get(identity)) is None:
-            target = target_of(key.version, end, pool)
-            why = why_not(key.version, end, pool) if target is None else None
-            # The end is held, because as long as it lives nothing else has its identity.
-            known[identity] = found = target, why, end
-        if found[0] is not None:
-            yield Route.from_target(key, found[0])
-        elif without is not None and found[1] is not None:
-            without[key] = found[1]
+        keys, hops = zip(*pairs, strict=True)
+        version, packed = _of_one_version(keys)
+        is_one, pool = pool_of.of_all(version, packed) if version else (False, None)
+        targets = (
+            by_end.to_all(version, pool, hops)
+            if is_one
+            else by_end.to_each(keys, list(map(pool_of, keys)), hops)
+        )
+        if all(targets):
+            yield from Route.of_targets(keys, targets)
+            continue
+        for (key, hop), target in zip(pairs, targets, strict=True):
+            if target is not None:
+                yield Route.from_target(key, target)
+            elif without is not None and (why := by_end.why_not(key[0], pool_of(key), hop)) is not None:
+                without[key] = why
+
+
+class _EndTargets:
+    """The targets of ends, asked for once per end, pool and version of IP."""
+
+    def __init__(
+        self,
+        target_of: Callable[[int, Any, Pool | None], RouteTarget | None],
+        why_not: Callable[[int, Any, Pool | None], NoRoute | None],
+    ) -> None:
+        self._target_of = target_of
+        self._why_not = why_not
+        self._targets: dict[tuple[int, int], dict[int, Any]] = {}
+        """By version and pool, then by end: all by identity."""
+        self._held: list[object] = []
+        """The ends: as long as one lives nothing else has its identity."""
+        self._reasons: dict[tuple[int, int, int], NoRoute | None] = {}
+
+    def to_all(self, version: int, pool: Pool | None, ends: Sequence[Any]) -> list[Any]:
+        """The target of each end, or None."""
+        known = self._targets.setdefault((version, id(pool)), {})
+        numbers = list(map(id, ends))
+        if not known.keys() >= set(numbers):
+            for number, end in dict(zip(numbers, ends, strict=True)).items():
+                if number not in known:
+                    known[number] = self._target_of(version, end, pool)
+                    self._held.append(end)
+        return list(map(known.__getitem__, numbers))
+
+    def to_each(
+        self, keys: Sequence[RouteKey], pools: Sequence[Pool | None], ends: Sequence[Any]
+    ) -> list[Any]:
+        """The same of keys in several pools, or of both versions."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for number, (key, pool) in enumerate(zip(keys, pools, strict=True)):
+            groups.setdefault((key[0], id(pool)), []).append(number)
+        found: list[Any] = [None] * len(keys)
+        for (version, _), numbers in groups.items():
+            targets = self.to_all(version, pools[numbers[0]], [ends[number] for number in numbers])
+            for number, target in zip(numbers, targets, strict=True):
+                found[number] = target
+        return found
+
+    def why_not(self, version: int, pool: Pool | None, end: Any) -> NoRoute | None:
+        """Why an end that was asked for has no target."""
+        asked = version, id(pool), id(end)
+        if asked not in self._reasons:
+            self._reasons[asked] = self._why_not(version, end, pool)
+        return self._reasons[asked]
 
 
 class _Targets:
@@ -430,24 +503,43 @@ def _is_wrong_version(version: int, next_hop: Address, pool: Pool | None) -> boo
     return version == 6 or encapsulates
 
 
-def _finder(networks: Iterable[tuple[Prefix, T]]) -> Callable[[RouteKey], T | None]:
-    """A function that finds what belongs to the first of some networks that holds a key.
+class _Finder(Generic[T]):
+    """Finds what belongs to the first of some networks that holds a key.
 
     It is called for very many keys, so no address is made of them. A packed prefix, like a BGP NLRI, has only the
     octets that its length needs, and bytes compare like addresses: a key is inside a network when it is not shorter,
     and its octets lie between the network's own first ones and its last address.
     """
-    table = []
-    for network, what in networks:
-        key = RouteKey(network)
-        table.append((key.version, key.length, key.packed[1:], network.broadcast_address.packed, what))
 
-    def find(key: RouteKey) -> T | None:
+    def __init__(self, networks: Iterable[tuple[Prefix, T]]) -> None:
+        self._table: dict[int, list[tuple[int, bytes, bytes, T]]] = {version: [] for version in FAMILIES}
+        for network, what in networks:
+            key, last = RouteKey(network), network.broadcast_address.packed
+            self._table[key.version].append((key.length, key.packed[1:], last, what))
+
+    def __call__(self, key: RouteKey) -> T | None:
         version, packed, _, _ = key
         octets, length = packed[1:], packed[0]
-        for of_version, shortest, first, last, what in table:
-            if first <= octets <= last and length >= shortest and version == of_version:
+        for shortest, first, last, what in self._table[version]:
+            if first <= octets <= last and length >= shortest:
                 return what
         return None
 
-    return find
+    def of_all(self, version: int, packed: Collection[bytes]) -> tuple[bool, T | None]:
+        """Whether the same belongs to all of some packed prefixes, found by the ends of their spans; and what."""
+        table = self._table[version]
+        found = [_of_span(table, *span) for span in spans(packed)] if table else [(True, None)]
+        if not all(is_one and what is found[0][1] for is_one, what in found):
+            return False, None
+        return found[0]
+
+
+def _of_span(
+    table: Iterable[tuple[int, bytes, bytes, T]], length: int, low: bytes, high: bytes
+) -> tuple[bool, T | None]:
+    """The same of prefixes of one length from one to another."""
+    for shortest, first, last, what in table:
+        if length < shortest or high < first or low > last:
+            continue
+        return (True, what) if first <= low and high <= last else (False, None)
+    return True, None

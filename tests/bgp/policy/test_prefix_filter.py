@@ -122,3 +122,30 @@ def is_refused(one: PrefixFilter, prefix: Prefix) -> bool:
 def test_octets_are_compared_as_addresses_would_be(one: PrefixFilter, some: list[Prefix]) -> None:
     for prefix in some:
         assert bool(refusal(one, prefix)) == is_refused(one, prefix), prefix
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)), min_size=1, max_size=8), st.booleans()
+)
+def test_many_prefixes_are_accepted_at_once_only_where_each_is(
+    some: list[tuple[int, int]], is_small: bool
+) -> None:
+    """Most octets are put near a network's beginning, where an end of it is met."""
+    base = 0x0A000000 if is_small else 0
+    prefixes = [
+        IPv4Network((base + (octets >> (12 if is_small else 0)), length), strict=False)
+        for octets, length in some
+    ]
+    if EXAMPLE.compiled_for_many(Family.IPV4)([pack(one) for one in prefixes]):
+        assert [refusal(EXAMPLE, one) for one in prefixes] == [""] * len(prefixes)
+
+
+def test_many_prefixes_of_one_clean_network_are_accepted_at_once() -> None:
+    clean = PrefixFilter(
+        within=(ip_network("192.168.0.0/16"),), never=((ip_network("192.168.0.7/32"), "own"),)
+    )
+    are_accepted = clean.compiled_for_many(Family.IPV4)
+    some = [pack(ip_network(f"192.168.{number}.0/{24 + number % 3}")) for number in range(99)]
+    assert are_accepted(some)
+    assert not are_accepted([*some, pack(ip_network("192.168.0.7/32"))])
+    assert not are_accepted([*some, pack(ip_network("192.0.0.0/8"))])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_network
 from itertools import permutations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
@@ -21,7 +23,7 @@ from agent.dataplane.inputs.facts import Facts, FactSettings, NodeAddresses
 from agent.dataplane.inputs.next_hops import Resolutions
 from agent.netlink.objects import RTPROT_BOOT, Link, Route, RouteKey
 from bgp.policy.prefix_filter import PrefixFilter
-from bgp.rib.multipath import NextHopSet
+from bgp.rib.multipath import NextHops, NextHopSet
 from ipam.model import EncapsulationMode, NodeName, Pool
 from tests.scenes.dataplane.route_facts import (
     ALWAYS,
@@ -311,6 +313,46 @@ def test_several_next_hops_out_of_reach_have_no_route_and_the_reason_of_the_firs
     given = facts(pool(), bgp_nexthops={prefix: hops})
     assert list(learned_routes(given, given.bgp_nexthops.items(), without)) == []
     assert without == {RouteKey(prefix): NoRoute(address("192.0.2.1"), "no route of this host leads there")}
+
+
+PREFIXES = st.builds(
+    lambda base, offset, length: IPv4Network((int(base) + offset, length), strict=False),
+    st.sampled_from(
+        [address("192.168.0.0"), address("192.168.77.0"), address("10.96.0.0"), address("8.0.0.0")]
+    ),
+    st.integers(0, 600),
+    st.sampled_from((8, 15, 16, 24, 26, 30, 32)),
+)
+END = st.sampled_from(
+    [
+        address("172.26.5.10"),
+        address("172.27.0.9"),
+        address("192.0.2.1"),
+        IPv6Address("fe80::9%eth0"),
+        NextHopSet.of({address("172.26.5.10"): 1, address("192.0.2.1"): 2}),
+        None,
+    ]
+)
+KEYS = st.one_of(PREFIXES.map(RouteKey), st.just(RouteKey(ip_network("fd00::/64"))))
+
+
+@given(st.dictionaries(KEYS, END, max_size=12), st.sampled_from((NEVER, ALWAYS, CROSS)), st.booleans())
+def test_what_is_learned_together_gets_the_routes_and_reasons_of_each_alone(
+    hops: dict[RouteKey, NextHops | None], vxlan: EncapsulationMode, filtered: bool
+) -> None:
+    inner = replace(pool(ipip=CROSS), name="inner", cidr=network("192.168.77.0/24"))
+    admissible = PrefixFilter(
+        never=((network("192.168.0.7/32"), "ours"),),
+        refused=((network("192.168.2.0/24"), "a link"),),
+        within=(network("192.168.0.0/16"), network("10.96.0.0/12"), ip_network("fd00::/8")),
+    )
+    some = facts(inner, pool(vxlan=vxlan), services=(network("10.96.0.0/16"),))
+    some = replace(some, from_peers=admissible) if filtered else some
+    without: dict[RouteKey, NoRoute] = {}
+    without_alone: dict[RouteKey, NoRoute] = {}
+    together = list(learned_routes(some, hops.items(), without))
+    alone = [route for pair in hops.items() for route in learned_routes(some, [pair], without_alone)]
+    assert (together, without) == (alone, without_alone)
 
 
 ON_LINK = IPv6Address("fe80::9%eth0")
