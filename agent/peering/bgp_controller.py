@@ -88,11 +88,7 @@ class LearnedRoutes(Mapping[RouteKey, NextHops]):
         return next_hop
 
     def __contains__(self, key: object) -> bool:
-        if not isinstance(key, RouteKey):
-            return False
-        # Most that are asked for were withdrawn: no path, nothing to decide.
-        there = key[1] in self._speaker.instance.ribs[FAMILIES[key[0]]].prefixes
-        return there and self._next_hop(key) is not None
+        return isinstance(key, RouteKey) and self._next_hop(key) is not None
 
     def _next_hop(self, key: RouteKey) -> NextHops | None:
         version, packed, _, _ = key

@@ -93,7 +93,8 @@ class LocRib:
 
     def hops(self, prefix: Nlri) -> NextHops | None:
         """The next hops of the paths that are used; None where there is no path, or it is our own."""
-        return next_hops(self.used(prefix), self.multipath)
+        # Most that are asked for one by one were withdrawn: no path, nothing to decide.
+        return next_hops(self.used(prefix), self.multipath) if prefix in self._paths else None
 
     def hops_among(self, prefix: Nlri, passes: Callable[[Address], bool]) -> NextHops | None:
         """`hops` as if there were only the paths whose next hop passes, eligible all of them; None also of our own."""
