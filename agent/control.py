@@ -104,5 +104,10 @@ def ask(path: Path, question: str) -> Any:
             while data := connection.recv(1 << 16):
                 received += data
             return msgspec.json.decode(received)
+        except PermissionError as error:
+            raise NotRunning(f"the agent at {path} answers root alone: sudo tortie …") from error
         except (OSError, msgspec.DecodeError) as error:
-            raise NotRunning(f"no agent answers at {path}: {error}") from error
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise NotRunning(
+                f"no agent answers at {path} ({why.lower()}): systemctl status tortie-agent"
+            ) from error

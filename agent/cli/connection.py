@@ -104,3 +104,16 @@ def with_store(
         reported(StoreUnavailable, prefix=f"no answer from etcd at {', '.join(etcd.endpoints)}: "),
     ):
         return asyncio.run(run())
+
+
+def etcd_version(arguments: argparse.Namespace) -> str:
+    """Which etcd answers. Raises CommandFailed."""
+    from ipam.etcd.client import EtcdStore
+
+    async def work(store: Store) -> str:
+        assert isinstance(
+            store, EtcdStore
+        )  # and none before it, since this asks though the datastore is locked
+        return await store.version()
+
+    return with_store(arguments, work, though_locked=True)

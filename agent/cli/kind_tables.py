@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.command import CommandFailed
+from agent.cli.command import CommandFailed, nearest
 from agent.tables import columns, data
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
@@ -38,27 +38,42 @@ def kind_named(word: str) -> str:
     for kind, names in ALIASES.items():
         if word.lower() in names:
             return kind
-    raise CommandFailed(f"kind {word!r} is not known; known are {NAMES}")
+    near = nearest(word, [name for names in ALIASES.values() for name in names])
+    known = (
+        f"known are {NAMES}; of Calico's other kinds docs/limits.md says which have no effect here, and why"
+    )
+    raise CommandFailed(f"kind {word!r} is not known{near}; {known}")
 
 
 def resources_text(
-    kind: str, resources: list[Resource], output: str, *, single: bool, namespaces: bool = False
+    kind: str,
+    resources: list[Resource],
+    output: str,
+    *,
+    namespaces: bool = False,
+    labels: bool = False,
+    prefixed: bool = False,
 ) -> str:
-    """Resources of one kind as text in the form asked for; `namespaces`: tables say where pods are."""
-    if output in ("yaml", "json"):
-        return document(kind, resources, output, single=single)
+    """Resources of one kind as `table`, `wide` or `name`.
+
+    `namespaces`: tables say where pods are; `labels`: which labels each has; `prefixed`: KIND/NAME in place of NAME,
+    for tables of several kinds.
+    """
     if output == "name":
         return "\n".join(name_of(kind, resource.metadata.name) for resource in resources)
 
     cells: dict[str, Cell] = {
         "NAMESPACE": lambda r: r.metadata.namespace or "default",
-        "NAME": lambda r: r.metadata.name,
+        "NAME": lambda r: name_of(kind, r.metadata.name) if prefixed else r.metadata.name,
         **CELLS[kind],
+        "LABELS": lambda r: ",".join(f"{k}={v}" for k, v in sorted((r.metadata.labels or {}).items())),
     }
     wide = ("NAME", *CELLS[kind])
     heads = wide if output == "wide" else NARROW.get(kind, wide)
     if namespaces and kind == "WorkloadEndpoint":
         heads = ("NAMESPACE", *heads)
+    if labels:
+        heads = (*heads, "LABELS")
     return columns(heads, [[_cell(cells[head](resource)) for head in heads] for resource in resources])
 
 

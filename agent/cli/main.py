@@ -11,11 +11,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
+from typing import NoReturn
 
-from agent.cli.command import CommandFailed
+from agent.cli.command import CommandFailed, CommandParser, reason
 
 COMMANDS = (
+    "agent.cli.commands.get",
     "agent.cli.commands.resources",
     "agent.cli.commands.patch",
     "agent.cli.commands.node",
@@ -48,20 +50,25 @@ exit codes:
 """
 
 
+class _Version(argparse.Action):
+    """`--version`: this program's, which is looked up only when somebody asks."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"tortie {version('tortie')}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    found = argparse.ArgumentParser(
+    found = CommandParser(
         prog="tortie",
         description="Pod routes for Linux nodes: IPAM in etcd, CNI, netlink and BGP.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings (default: /etc/tortie/agent.toml)"
-    )
-    found.add_argument(
-        "--etcd-endpoints", metavar="URL,...", help="default: settings, ETCD_ENDPOINTS, localhost"
-    )
+    found.set_defaults(config=None, etcd_endpoints=None)
+    found.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     subparsers = found.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in COMMANDS:
         importlib.import_module(module).add_parsers(subparsers)
@@ -70,16 +77,28 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> None:
     """The entry point; `words` in place of the process's own."""
+    if sys.stdout is None:  # a descriptor that is closed would become that of the next socket
+        sys.exit("tortie: standard output is closed: give it a file, or /dev/null")
     arguments = parser().parse_args(words)
     try:
         arguments.run(arguments)
         sys.stdout.flush()
     except CommandFailed as error:
-        sys.exit(f"tortie: {error}")
+        sys.exit("\n".join(f"tortie: {line}" for line in str(error).splitlines()))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         os._exit(0)  # the reader (head, less) has gone; a traceback would reach nobody
+    except OSError as error:
+        failed_to_print(error)
+
+
+def failed_to_print(error: OSError) -> NoReturn:
+    """The end of a command that could not write what it has to say, or read what it was given; exit code 1."""
+    where = error.filename or "the output cannot be written"
+    with suppress(OSError):
+        os.write(2, f"tortie: {where}: {reason(error)}\n".encode())
+    os._exit(1)  # the interpreter would try to write what is left once more, and say so with a traceback
 
 
 if __name__ == "__main__":

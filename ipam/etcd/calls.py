@@ -40,6 +40,8 @@ NO_SPACE = "database space exceeded"
 """What etcd says to a write while its NOSPACE alarm is on."""
 ALARM = re.compile(r"\balarm:(\w+)")
 """An alarm among the errors of a StatusResponse: `memberID:8211f1d0f64f3269 alarm:NOSPACE `."""
+LONGEST_VERSION = 40
+"""Characters of a version that are believed."""
 MOST_ALARMS = 16
 NO_CONNECTION = re.compile(r"remote host: (?:connect: )?([A-Z][a-z]+(?: [a-z]+)*)(?: \(\d+\))?$")
 """How gRPC's sentence about members that cannot be reached ends: with what connect(2) said of the last."""
@@ -94,6 +96,11 @@ class Calls:
                 raise StoreUnavailable("its members have no leader")
             self.channels.failed(member)  # it may be the only one that is cut off
             await asyncio.sleep(ELECTION_PAUSE_SECONDS)
+
+    async def version(self) -> str:
+        """Which etcd the first member is that answers, as far as it says so. Raises StoreUnavailable."""
+        _, answer = await self._status()
+        return str(answer.version)[:LONGEST_VERSION] if answer is not None and answer.version else "unknown"
 
     async def _status(self) -> tuple[Member, Any | None]:
         """What a member says of itself; None: it answers, though not this question. Raises StoreUnavailable.

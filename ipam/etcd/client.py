@@ -114,6 +114,10 @@ class EtcdStore:
         """The alarms of the cluster, by etcd's names; NOSPACE: it takes no writes. Raises StoreUnavailable."""
         return await self._calls.health()
 
+    async def version(self) -> str:
+        """Which etcd the first member is that answers. Raises StoreUnavailable."""
+        return await self._calls.version()
+
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, key: str) -> Versioned | None:

@@ -93,7 +93,7 @@ def run_ipam_show(arguments: argparse.Namespace) -> None:
     """`tortie ipam show`."""
     import asyncio
 
-    from agent.cli.commands import ipam_tables as views
+    from agent.cli import ipam_tables as views
     from agent.datastore.writing.inventory import inventory
     from ipam.allocation.ipam_config import read_config
     from ipam.check.audit import decode_snapshot
@@ -301,7 +301,7 @@ def run_ipam_configure(arguments: argparse.Namespace) -> None:
     """`tortie ipam configure`."""
     from dataclasses import replace
 
-    from agent.cli.commands.ipam_tables import configuration_view
+    from agent.cli.ipam_tables import configuration_view
     from ipam.allocation.ipam_config import configure
 
     changes = {

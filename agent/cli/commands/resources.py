@@ -1,4 +1,4 @@
-"""`tortie get, create, apply, replace, delete, validate`: resources in and out of the datastore, as in calicoctl.
+"""`tortie create, apply, replace, delete, validate`: resources into the datastore and out of it, as in calicoctl.
 
 Promises: every fault of every file that `-f` names is reported at once, and before anything is done with the first
 resource; a dry run comes first, so either all is written or nothing.
@@ -8,22 +8,17 @@ Does not know: the kinds and their fields, and where they are stored.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import resource_changes
-from agent.cli.command import CommandFailed, add_command, reported
-from agent.cli.connection import with_store
-from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
+from agent.cli.command import CommandFailed, add_command
+from agent.cli.kind_tables import kind_named
 from agent.cli.living_nodes import require_gone
+from agent.cli.resource_files import add_file_arguments, read_files
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resources.documents import ParsedResource
     from agent.datastore.resources.resource_types import Resource
-    from ipam.etcd.store import Store
-    from ipam.failures import Unreadable
 
 CREATE_EXAMPLES = """\
 examples:
@@ -46,14 +41,6 @@ examples:
 
 A document that bears the resourceVersion it was read with is refused when somebody has changed the resource since.
 """
-GET_EXAMPLES = """\
-examples:
-  tortie get ippools
-  tortie get nodes -o wide
-  tortie get ippool default-ipv4-ippool -o yaml
-  tortie get workloadendpoints -a -o wide
-  tortie get blockaffinities
-"""
 DELETE_EXAMPLES = """\
 examples:
   tortie delete -f pool.json
@@ -75,18 +62,9 @@ Looks at the files alone. To ask the datastore as well: tortie apply --dry-run
 WRITTEN = {"create": "created", "apply": "applied", "replace": "replaced"}
 """Command -> what its report says of a resource."""
 
-SUFFIXES = (".yaml", ".yml", ".json")
-STANDARD_INPUT = "standard input"
-
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    get = add_command(subparsers, "get", "show resources", run_get, GET_EXAMPLES)
-    get.add_argument("kind", metavar="KIND", help=NAMES)
-    get.add_argument("names", nargs="*", metavar="NAME")
-    get.add_argument("-o", "--output", choices=FORMS, default="table")
-    get.add_argument("-n", "--namespace", metavar="NS", help="pods of this namespace alone")
-    get.add_argument("-a", "--all-namespaces", action="store_true", help="pods with their namespaces")
     text = "make resources that are not there yet"
     create = add_command(subparsers, "create", text, run_write, CREATE_EXAMPLES)
     create.add_argument("--skip-exists", action="store_true", help="leave what is there already as it is")
@@ -94,7 +72,7 @@ def add_parsers(subparsers: Any) -> None:
     text = "replace resources that are there"
     replace = add_command(subparsers, "replace", text, run_write, REPLACE_EXAMPLES)
     for parser in (create, apply, replace):
-        _add_file_arguments(parser, required=True)
+        add_file_arguments(parser, required=True)
         parser.add_argument(
             "--force",
             action="store_true",
@@ -112,95 +90,11 @@ def add_parsers(subparsers: Any) -> None:
         action="store_true",
         help="delete a pool although pods have addresses of it, a node although it seems to live",
     )
-    _add_file_arguments(delete, required=False)
+    add_file_arguments(delete, required=False)
     resource_changes.add_change_arguments(delete, forms=("table", "name"))
     text = "check files without a datastore"
     validate = add_command(subparsers, "validate", text, run_validate, VALIDATE_EXAMPLES)
-    _add_file_arguments(validate, required=True)
-
-
-def _add_file_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """`-f` and `-R`."""
-    parser.add_argument(
-        "-f",
-        "--filename",
-        action="append",
-        required=required,
-        metavar="FILE",
-        help="YAML or JSON; - is standard input; of a directory its *.yaml, *.yml and *.json, by name",
-    )
-    parser.add_argument("-R", "--recursive", action="store_true", help="directories inside a directory too")
-    parser.add_argument("--skip-empty", action="store_true", help="files and directories may hold nothing")
-    parser.add_argument(
-        "--skip-other-kinds", action="store_true", help="pass over documents of other programs, and name each"
-    )
-
-
-def _read_files(arguments: argparse.Namespace) -> list[ParsedResource]:
-    """All resources of all files. Raises CommandFailed."""
-    from agent.datastore.resources.documents import InvalidDocument, read
-
-    found: list[ParsedResource] = []
-    faults: list[str] = []
-    passed_over: list[str] | None = [] if arguments.skip_other_kinds else None
-    for name in _file_names(arguments, faults):
-        try:
-            text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-            source = STANDARD_INPUT if name == "-" else name
-            found += read(text, source, may_be_empty=arguments.skip_empty, passed_over=passed_over)
-        except (OSError, UnicodeDecodeError) as error:
-            faults.append(f"{name}: cannot be read: {error}")
-        except InvalidDocument as error:
-            faults += error.sentences
-    if faults:
-        raise CommandFailed("\n".join(faults))
-    for sentence in passed_over or ():
-        resource_changes.warn(sentence)
-    return found
-
-
-def _file_names(arguments: argparse.Namespace, faults: list[str]) -> Iterator[str]:
-    """Files, and what directories hold."""
-    for name in arguments.filename:
-        path = Path(name)
-        if name == "-" or not path.is_dir():
-            yield name
-            continue
-        inside = path.rglob("*") if arguments.recursive else path.iterdir()
-        files = sorted(str(file) for file in inside if file.suffix in SUFFIXES and file.is_file())
-        if not files and not arguments.skip_empty:
-            faults.append(f"{name}: holds no {', '.join(f'*{suffix}' for suffix in SUFFIXES)}")
-        yield from files
-
-
-def run_get(arguments: argparse.Namespace) -> None:
-    """`tortie get`: what can be read is shown, even if something beside it cannot."""
-    from agent.clock import SystemClock
-    from agent.datastore.writing.resource_writer import NotFound, ResourceWriter
-
-    kind = kind_named(arguments.kind)
-
-    async def work(store: Store) -> tuple[list[Resource], list[Unreadable]]:
-        writer = ResourceWriter(store, SystemClock())
-        if arguments.names:
-            return [await writer.get(kind, name) for name in arguments.names], []
-        return await writer.list_kind(kind)
-
-    with reported(NotFound):
-        resources, unreadable = with_store(arguments, work)
-    if arguments.namespace is not None:
-        resources = [each for each in resources if each.metadata.namespace == arguments.namespace]
-    print(
-        resources_text(
-            kind,
-            resources,
-            arguments.output,
-            single=len(arguments.names) == 1,
-            namespaces=arguments.all_namespaces,
-        )
-    )
-    if unreadable:
-        raise CommandFailed("\n".join(f"{kind} cannot be read: {error}" for error in unreadable))
+    add_file_arguments(validate, required=True)
 
 
 def run_write(arguments: argparse.Namespace) -> None:
@@ -217,7 +111,7 @@ def run_write(arguments: argparse.Namespace) -> None:
             kind, name, lambda writer: writer.write(found, verb, force=arguments.force)
         )
 
-    changes = [change(found) for found in _read_files(arguments)]
+    changes = [change(found) for found in read_files(arguments)]
     wording = resource_changes.Wording(WRITTEN[arguments.command], skip)
     resource_changes.carry_out(arguments, changes, wording)
 
@@ -230,7 +124,7 @@ def run_delete(arguments: argparse.Namespace) -> None:
     if by_name == bool(arguments.filename) or (arguments.kind is None) != (not arguments.names):
         raise CommandFailed("name either -f FILE or KIND and NAME, such as: tortie delete ippool my-pool")
     if arguments.filename:
-        changes = [_deleting(found.resource, force=arguments.force) for found in _read_files(arguments)]
+        changes = [_deleting(found.resource, force=arguments.force) for found in read_files(arguments)]
     else:
         kind = kind_named(arguments.kind)
         changes = [_deleting_named(kind, name, force=arguments.force) for name in arguments.names]
@@ -256,7 +150,7 @@ def run_validate(arguments: argparse.Namespace) -> None:
     from agent.datastore.resources.documents import overlaps
     from agent.datastore.resources.resource_types import kind_of
 
-    found = _read_files(arguments)
+    found = read_files(arguments)
     refusals = [item.error(sentence) for item in found for sentence in item.refusals]
     if sentences := [*refusals, *overlaps(found)]:
         raise CommandFailed("\n".join(sentences))

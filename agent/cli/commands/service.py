@@ -1,6 +1,7 @@
-"""`tortie install`, `uninstall`, `reload`: the agent as a service of this machine.
+"""`tortie install`, `uninstall`, `reload`, `version`: the program on this machine, and the agent as its service.
 
-Promises: a fault is one sentence, and what was done until then is printed.
+Promises: a fault is one sentence, and what was done until then is printed. What does not answer is said in its place
+among the versions.
 Does not know: how the agent is installed and removed.
 """
 
@@ -9,8 +10,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from agent.cli.command import CommandFailed, add_command, reported
-from agent.cli.connection import ask_agent, config
+from agent.cli.command import CommandFailed, add_command, add_output, print_answer, reported
+from agent.cli.connection import ask_agent, config, etcd_version
 from agent.service import install_flags
 
 RELOAD_EXAMPLES = """\
@@ -30,6 +31,11 @@ examples:
 Leaves the peers, stops the service, removes routes, tunnels, tables, files and the plugin, sets the sysctls as they
 were, and prints the proof. The datastore keeps the Node.
 """
+VERSION_EXAMPLES = """\
+examples:
+  tortie version
+  tortie version -o json
+"""
 BACK_SECONDS = 20.0
 POLL_SECONDS = 0.1
 
@@ -46,6 +52,8 @@ def add_parsers(subparsers: Any) -> None:
     gone.add_argument("--purge", action="store_true", help="settings and secrets as well")
     gone.add_argument("--packaged", action="store_true", help="a package removes the files it placed")
     add_command(subparsers, "reload", "check the settings anew, and use them", run_reload, RELOAD_EXAMPLES)
+    text = "of this program, the agent and etcd"
+    add_output(add_command(subparsers, "version", text, run_version, VERSION_EXAMPLES))
 
 
 def run_install(arguments: argparse.Namespace) -> None:
@@ -114,3 +122,24 @@ def _wait_for_another_life(arguments: argparse.Namespace, started: str) -> None:
         if time.monotonic() > deadline:
             raise CommandFailed(f"the agent is not back after {BACK_SECONDS:g} s: {why}")
         time.sleep(POLL_SECONDS)
+
+
+def run_version(arguments: argparse.Namespace) -> None:
+    """`tortie version`."""
+    from importlib.metadata import version
+
+    found = {"client": version("tortie")}
+    try:
+        found["agent"] = ask_agent(arguments, "status")["version"]
+    except CommandFailed as error:
+        found["agentError"] = str(error)
+    try:
+        found["etcd"] = etcd_version(arguments)
+    except CommandFailed as error:
+        found["etcdError"] = str(error)
+    print_answer(found, arguments.output, _versions_text)
+
+
+def _versions_text(found: dict[str, str]) -> str:
+    names = {"client": "tortie", "agent": "agent", "etcd": "etcd"}
+    return "\n".join(f"{shown:8}{found.get(name) or found[f'{name}Error']}" for name, shown in names.items())

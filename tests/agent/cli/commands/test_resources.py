@@ -248,7 +248,7 @@ def test_nothing_is_written_when_the_last_document_would_be_refused(tortie: Tort
     assert (code, out) == (1, "")
     assert err == (
         f"tortie: {both}: document 2, line 16: IPPool second: spec.cidr: 10.0.4.0/24 overlaps pool pool (10.0.0.0/16)\n"
-        f"{both}: document 3, line 23: IPPool pool: spec.cidr: 10.0.0.0/16 cannot be changed to 10.9.0.0/16; "
+        f"tortie: {both}: document 3, line 23: IPPool pool: spec.cidr: 10.0.0.0/16 cannot be changed to 10.9.0.0/16; "
         "make a new pool and delete this one\n"
     )
     assert tortie("get", "bgppeers", "-o", "name") == (0, "\n", "")
