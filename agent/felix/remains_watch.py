@@ -1,7 +1,7 @@
 """Watches for rules that a Felix left: a trouble while they are there, and no new pod while they drop its packets.
 
 Strategy. nftables notifies each change, and every object of Calico's bears one of its names or comments, so
-others' changes cost a search. iptables-legacy notifies nobody, so the size of its tables is asked for twice a second.
+others' changes cost a search. iptables-legacy notifies nobody: the size of its tables is asked for four times a second.
 Promises: a change is seen within a second; readings take at most a fifth of the time; what was read last
 holds while nothing can be read, and that is a trouble too.
 Does not know: how the rules are read or taken away.
@@ -22,8 +22,11 @@ from agent.trouble import Trouble, TroubleKind
 
 SLOW_SECONDS = 10.0
 """Between two readings that nothing asks for."""
-STAMP_SECONDS = 0.5
-"""Between two questions for the size of iptables-legacy's tables."""
+STAMP_SECONDS = 0.25
+"""Between two questions for the size of iptables-legacy's tables.
+
+With the reading, and the time that a trouble must last before it is told, this has to stay within a second.
+"""
 FEWEST_SECONDS, SHARE = 0.1, 5.0
 """Between two readings at least; and so many times what one takes."""
 MOST_DATAGRAMS_AT_ONCE = 1024

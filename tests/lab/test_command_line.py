@@ -112,7 +112,7 @@ def test_two_labs_stand_side_by_side_and_each_shows_itself(make_lab: MakeLab) ->
             ("lab", "up", "--pool", "/nowhere.json"),
             "tortie: /nowhere.json: [Errno 2] No such file or directory",
         ),
-        (("get", "pods"), "tortie: kind 'pods' is not known; known are ippools, nodes"),
+        (("get", "pods"), "tortie: kind 'pods' is not known; did you mean pools?; known are ippools, nodes"),
         (
             ("--etcd-endpoints", "http://127.0.0.1:1", "get", "nodes"),
             "tortie: no answer from etcd at http://127.0.0.1:1",
