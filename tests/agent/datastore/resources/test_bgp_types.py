@@ -320,7 +320,7 @@ def test_the_facts_hold_settings_peers_and_filters_and_name_what_cannot_be_used(
     ],
 )
 def test_a_table_shows_what_calicoctl_shows(one: Resource, row: list[str]) -> None:
-    assert resources_text(type(one).__name__, [one], "table", single=False).splitlines()[1].split() == row
+    assert resources_text(type(one).__name__, [one], "table").splitlines()[1].split() == row
 
 
 @pytest.mark.parametrize(
