@@ -45,6 +45,8 @@ STRANGER = parse(
     b'{"cniVersion": "1.0.0", "name": "n", "type": "tortie"}',
 )
 FEW, MANY = 50, 600
+BY_CHANCE = 50
+"""Calls by which two runs differ with how the loop's wake-ups fall (9 were seen); one per other pod would be 550."""
 FIRST_ADDRESS = ip_address("192.168.0.1")
 TESTS = f"{Path(__file__).parents[2]}/"
 PRODUCT = tuple(f"{Path(__file__).parents[3]}/{room}/" for room in ("agent", "bgp", "ipam"))
@@ -166,6 +168,6 @@ async def calls_with(pods: int) -> tuple[Counter[str], Counter[str]]:
 async def test_a_pod_costs_as_many_calls_on_a_node_with_600_others_as_on_one_with_50() -> None:
     few, many = await calls_with(FEW), await calls_with(MANY)
     for verb, one, other in zip(("ADD", "DEL"), few, many, strict=True):
-        grown = {name: (one[name], count) for name, count in other.items() if count > one[name] + 8}
+        grown = {name: (one[name], count) for name, count in other.items() if count > one[name] + BY_CHANCE}
         assert not grown, f"{verb}: {grown}"
-        assert other.total() <= one.total() + 8, verb
+        assert other.total() <= one.total() + BY_CHANCE, verb
